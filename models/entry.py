@@ -1,0 +1,84 @@
+"""What does an architecture say of itself before anything is built? One record per entry, without torch.
+
+A catalog entry and a user's own entry are the same record. `build` may be a callable or the text "module:name",
+which is imported only where a model is really built; so planning a catalog entry never loads torch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of ZeRO-3 gathering, of recomputation and of pipeline cuts."""
+
+    path: str  # dotted module path inside the Program, such as "blocks.3"
+    parameters: int  # elements it owns; a tied weight counts where it is first used
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """Which linear layers split over the tensor axis; every value is a tuple of module-path patterns (fnmatch)."""
+
+    columns: tuple[str, ...]  # weight split along its output features; the output stays split
+    rows: tuple[str, ...]  # weight split along its input features; the output is summed over the axis
+    inputs: tuple[str, ...] = ()  # modules whose input gradient is summed once, not once per column layer
+    sliced: tuple[str, ...] = ()  # modules told their place by `module.tensor_slice = (index, degree)`
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture.
+
+    The Program is an nn.Module whose `forward(batch, *state)` is the objective: it returns named (sum, count)
+    terms, "loss" among them, as scalars; the step divides by the count summed over micro-batches and data ranks.
+    `batch` is a dict of tensors whose first dim is the sample, with the random key of each sample under "key".
+    Without `loss`, build returns the Program; with it, build returns a network and loss(network, batch) gives
+    (sum, count), or the named terms.
+
+    An entry with `units` and `boundary` can be cut for a pipeline: `forward` passes over units that are absent
+    (None, or missing in a ModuleDict), takes the boundary tensors as `*state` where the first unit is absent, and
+    returns them as a tuple where the last unit is absent.
+    """
+
+    build: str | Callable[..., Any]  # (config) -> nn.Module; () -> nn.Module where config is None
+    loss: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    name: str = ""
+    paper: str = ""
+    config: type | None = None  # a frozen dataclass of sizes
+    presets: Mapping[str, Any] = field(default_factory=dict)  # name -> config
+    data: Literal["tokens", "samples"] = "samples"  # "tokens": batches of inputs and targets from packed text
+    parameters: Callable[[Any], int] | None = None  # elements, tied weights once
+    flops: Callable[[Any, int], float] | None = None  # (config, tokens per sample): forward FLOPs of one sample
+    activations: Callable[[Any, int, int, int], int] | None = None
+    # (config, samples, tokens, bytes per element): bytes that one unit keeps for backward
+    units: Callable[[Any], tuple[Unit, ...]] | None = None  # in order; None: the whole Program is one unit
+    boundary: Callable[[Any, int, int], tuple[tuple[Shape, str], ...]] | None = None
+    # (config, samples, tokens): shape and dtype name ("compute" for the run's) of each tensor between two units
+    tensor: Callable[[Any], TensorPlan] | None = None
+    degrees: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None  # axis -> legal degrees
+    tied: tuple[tuple[str, str], ...] = ()  # (owner, alias) parameter paths that are one parameter
+    coupled: Literal["none", "data", "batch"] = "none"  # what couples the samples of a batch
+    refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
+    weights: str = ""  # "module:name" of the translation to and from the Hugging Face names
+
+
+def load_object(path: str) -> Any:
+    """The object that "package.module:name" names.
+
+    Raises:
+        ValueError: the text is not of that form, or the module holds no such name.
+        ModuleNotFoundError: there is no such module.
+    """
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"{path!r} is not of the form package.module:name")
+    found = import_module(module)
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise ValueError(f"module {module!r} has no object {name!r}") from None

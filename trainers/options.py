@@ -1,0 +1,100 @@
+"""What can a job say about training? Frozen values, no torch; each field's comment is its help text.
+
+Metadata: `help` is printed by `config` and the schema; `choices` are the legal values.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Auto = Literal["auto"]
+
+
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field with its help text and limits (`choices`, `minimum`, `maximum`)."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """[data]: what the model reads."""
+
+    name: str = option("stdlib", "stdlib, text, jsonl, parquet, arrow, or package.module:object of your own")
+    path: str = option("", "file, folder or glob of text, jsonl, parquet or arrow")
+    field: str = option("text", "the column that holds the text (jsonl, parquet)")
+    tokenizer: str = option("bytes", "bytes, bpe (trained on the training text), or a tokenizer.json")
+    vocab_size: int = option(4096, "vocabulary of a bpe tokenizer that is trained here", minimum=257)
+    sequence_length: int = option(128, "tokens a sample", minimum=1)
+    held_out: float = option(0.02, "share of the text that is never trained on", minimum=0.0, maximum=0.5)
+    cache: str = option("", "folder of packed text; empty: $XDG_CACHE_HOME/shardwright")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """[train]: how long and in what portions. Exactly one of steps, tokens, epochs."""
+
+    steps: int | None = option(None, "optimizer steps", minimum=1)
+    tokens: int | None = option(None, "tokens (samples, where data has no tokens), rounded up to whole steps", minimum=1)
+    epochs: float | None = option(None, "passes over the training data, rounded up to whole steps", minimum=0.0)
+    global_batch: int = option(32, "samples of one optimizer step over all workers", minimum=1)
+    micro_batch: int | Auto = option("auto", "samples of one forward on one worker; auto: the most that fits")
+    dtype: str = option("fp32", "numbers of forward and backward", choices=("fp32", "bf16"))
+    recompute: str = option("none", "full: keep only each unit's input for backward", choices=("none", "full"))
+    clip: float | None = option(1.0, "largest global gradient norm; 0 turns clipping off", minimum=0.0)
+    trace: str = option("", "steps to profile, such as 10:15; writes a Chrome trace and a memory snapshot")
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """[optimizer]."""
+
+    name: str = option("adamw", "the update rule", choices=("adamw", "sgd"))
+    lr: float = option(1e-3, "peak learning rate", minimum=0.0)
+    betas: tuple[float, float] = option((0.9, 0.95), "AdamW's two averages")
+    eps: float = option(1e-8, "AdamW's epsilon", minimum=0.0)
+    weight_decay: float = option(0.1, "decoupled decay of weights with two or more dims", minimum=0.0)
+    momentum: float = option(0.9, "of sgd", minimum=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """[schedule]: the learning rate over the steps, as a factor of optimizer.lr."""
+
+    name: str = option("cosine", "shape after the warm-up", choices=("constant", "cosine", "wsd"))
+    warmup: int = option(0, "steps of linear warm-up", minimum=0)
+    final: float = option(0.1, "factor at the last step (cosine, wsd)", minimum=0.0, maximum=1.0)
+    cooldown: float = option(0.2, "share of the steps that wsd decays over", minimum=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True)
+class ParallelOptions:
+    """[parallel]: degrees of the mesh. Their product is the number of workers; one of them may be "auto"."""
+
+    zero: int = option(0, "0: replicas; 1, 2, 3: ZeRO stage over the shard axis", choices=(0, 1, 2, 3))
+    replicate: int | Auto = option(1, "copies of the model, each on its own data", minimum=1)
+    shard: int | Auto = option(1, "workers over which ZeRO splits the model, each on its own data", minimum=1)
+    tensor: int | Auto = option(1, "workers that split each layer", minimum=1)
+    pipeline: int | Auto = option(1, "workers that hold consecutive units", minimum=1)
+    schedule: str = option("1f1b", "order of a pipeline's micro-batches", choices=("1f1b", "gpipe"))
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """[checkpoint]."""
+
+    every: int = option(0, "steps between two checkpoints; 0: only at the end and at a stop", minimum=0)
+    keep: int = option(2, "newest checkpoints that are kept", minimum=1)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """[eval]: loss on held-out data."""
+
+    every: int = option(0, "steps between two evaluations; 0: only at the end", minimum=0)
+    batches: int = option(8, "global batches of one evaluation", minimum=1)
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """[track]."""
+
+    tensorboard: bool = option(True, "write TensorBoard events into the run folder, where tensorboard is installed")
