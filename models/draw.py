@@ -1,0 +1,141 @@
+"""Where do random numbers come from? From a hash of (seed, step, sample, name, element), never from a generator.
+
+So a number is the same on any number of ranks, in any micro-batch and in a recomputed forward; no state is stored.
+The hash is 32-bit integer arithmetic, which wraps and agrees bit for bit on every device: an element's position is
+multiplied by an odd constant, then two rounds of shift-add-multiply follow (after C. Wellons, "Prospecting for hash
+functions", 2018), each with its own half of the sample's 64-bit key, so that two samples never walk one sequence.
+
+B samples of a batch; a key is int32 [B, 2].
+"""
+
+import math
+from collections.abc import Sequence
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+Dims = Sequence[int]
+
+
+def signed(value: int, bits: int) -> int:
+    """The two's complement reading of the lowest `bits` bits."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+SPREAD = signed(0x9E3779B1, 32)  # 2^32 / golden ratio, prime
+ROUNDS = (signed(0x7FEB352D, 32), signed(0x846CA68B, 32))
+WEYL64 = 0x9E3779B97F4A7C15
+ROUNDS64 = (signed(0xBF58476D1CE4E5B9, 64), signed(0x94D049BB133111EB, 64))
+
+
+def keys(seed: int, step: int, samples: Tensor) -> Tensor:
+    """Key of each sample at a step: int64 [B] global sample ids to int32 [B, 2].
+
+    Any integers will do; each of the three goes through a whole 64-bit mix (splitmix64, Steele et al. 2014).
+    """
+    state = torch.zeros((), dtype=torch.int64, device=samples.device)
+    for word in (seed, step):
+        state = _mix64(state + signed(word + WEYL64, 64))
+    state = _mix64(state + samples)
+    return torch.stack((state >> 32, state), dim=-1).to(torch.int32)
+
+
+def draw(key: Tensor, name: str, shape: Dims, start: Dims | None = None, extent: Dims | None = None) -> Tensor:
+    """Uniform numbers in [0, 1), float32 [B, *shape], multiples of 2^-24.
+
+    With start and extent the result is the slice `[start : start + shape]` of the tensor [B, *extent] that one rank
+    would draw alone; tensor and context parallel layers say so where they stand.
+
+    Raises:
+        ValueError: the slice does not lie in the extent, or the extent has more than 2^31 elements.
+    """
+    return (hashed(key, name, shape, start, extent) >> 8).to(torch.float32).mul_(2.0**-24).add_(0.5)
+
+
+def normal(key: Tensor, name: str, shape: Dims, start: Dims | None = None, extent: Dims | None = None) -> Tensor:
+    """Standard normal numbers, float32 [B, *shape], by Box and Muller (1958); arguments as in `draw`."""
+    radius = draw(key, f"{name}/radius", shape, start, extent).neg_().add_(1.0)  # in (0, 1], so the logarithm is finite
+    angle = draw(key, f"{name}/angle", shape, start, extent)
+    return radius.log_().mul_(-2.0).sqrt_().mul_(angle.mul_(2.0 * math.pi).cos_())
+
+
+def dropout(
+    x: Tensor,
+    p: float,
+    key: Tensor | None,
+    name: str,
+    start: Dims | None = None,
+    extent: Dims | None = None,
+) -> Tensor:
+    """x [B, ...] with each element zeroed with probability p and the others divided by 1 - p (Srivastava et al. 2014).
+
+    start and extent as in `draw`. Backward keeps one byte an element.
+
+    Raises:
+        ValueError: p is no probability below 1, there is no key, or the slice is wrong.
+    """
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout probability p={p} of {name!r} is not in [0, 1)")
+    if p == 0.0:
+        return x
+    if key is None:
+        raise ValueError(f'dropout {name!r} needs the random key of each sample: give the batch its "key" [B, 2]')
+    dropped = hashed(key, name, x.shape[1:], start, extent) < round(p * 2**32) - 2**31
+    return x.mul(1.0 / (1.0 - p)).masked_fill(dropped, 0.0)
+
+
+def hashed(key: Tensor, name: str, shape: Dims, start: Dims | None = None, extent: Dims | None = None) -> Tensor:
+    """The 32 random bits of each element, int32 [B, *shape]; arguments and errors as in `draw`."""
+    first, second = _stream(key, name, len(shape))
+    x = _positions(shape, start, extent, key.device).mul_(SPREAD) + first
+    x = x.add_(x >> 16)
+    x = torch.add(second, x, alpha=ROUNDS[0])
+    x = x.add_(x >> 15).mul_(ROUNDS[1])
+    return x.add_(x >> 16)
+
+
+def _stream(key: Tensor, name: str, dims: int) -> tuple[Tensor, Tensor]:
+    """The two words that set a named stream of each sample apart, int32 [B, 1, ...] each."""
+    words = key + signed(crc32(name.encode()), 32)
+    for shift, factor in zip((16, 15), ROUNDS, strict=True):
+        words = words.add_(words >> shift).mul_(factor)
+    words = words.add_(words >> 16).view(-1, 2, *[1] * dims)
+    return words[:, 0], words[:, 1]
+
+
+def _positions(shape: Dims, start: Dims | None, extent: Dims | None, device: torch.device) -> Tensor:
+    """Row-major position of each element in the whole tensor, int32 of the given shape."""
+    shape = tuple(shape)
+    extent = shape if extent is None else tuple(extent)
+    start = (0,) * len(shape) if start is None else tuple(start)
+    _check_slice(shape, start, extent)
+    if shape == extent:
+        return torch.arange(math.prod(shape), dtype=torch.int32, device=device).view(shape)
+    whole = torch.zeros(shape, dtype=torch.int32, device=device)
+    for dim, (size, first) in enumerate(zip(shape, start, strict=True)):
+        line = torch.arange(first, first + size, dtype=torch.int32, device=device)
+        whole += line.view(-1, *[1] * (len(shape) - dim - 1)) * math.prod(extent[dim + 1 :])
+    return whole
+
+
+def _check_slice(shape: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...]) -> None:
+    if not len(shape) == len(start) == len(extent):
+        raise ValueError(f"shape {shape}, start {start} and extent {extent} differ in their number of dims")
+    if any(low < 0 or low + size > high for low, size, high in zip(start, shape, extent, strict=True)):
+        raise ValueError(f"the slice of shape {shape} at {start} does not lie in the extent {extent}")
+    if math.prod(extent) > 2**31:
+        raise ValueError(f"the extent {extent} has more than 2^31 elements a sample; draw it in named parts")
+
+
+def _mix64(x: Tensor) -> Tensor:
+    """A bijection of 64-bit words in which every input bit flips each output bit with probability one half."""
+    x = (x ^ _right(x, 30)) * ROUNDS64[0]
+    x = (x ^ _right(x, 27)) * ROUNDS64[1]
+    return x ^ _right(x, 31)
+
+
+def _right(x: Tensor, bits: int) -> Tensor:
+    """Shift that brings in zeros; torch's own repeats the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

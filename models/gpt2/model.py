@@ -1,0 +1,177 @@
+"""What does GPT-2 compute? Read from the top: the Program, then what it is made of.
+
+B samples, T tokens, C width, H heads (of this rank, under tensor parallel), D = C / heads numbers of one head,
+V vocabulary. Pre-norm blocks, learned positions, GELU by tanh, and the token embedding as the last projection.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..draw import dropout
+from ..layers.cross_entropy import cross_entropy
+from .entry import GPT2Config
+
+Terms = dict[str, tuple[Tensor, Tensor]]
+
+
+class GPT2(nn.Module):
+    """The Program: a batch to the sum of its tokens' losses.
+
+    A pipeline stage sets `embed` or `head` to None and drops blocks; what is left keeps its name.
+    """
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed: Embed | None = Embed(config)
+        self.blocks = nn.ModuleDict({str(layer): Block(config, f"blocks.{layer}") for layer in range(config.layers)})
+        self.head: Head | None = Head(config, self.embed.tokens.weight)
+        initialise(self)
+
+    def forward(self, batch: Mapping[str, Tensor], *state: Tensor) -> Terms | dict[str, Tensor] | tuple[Tensor, ...]:
+        """The objective; the first of several answers that fits.
+
+        Args:
+            batch: "inputs" int64 [B, T]; "targets" int64 [B, T], -100 where nothing is to be predicted; "key" int32
+                [B, 2], needed in training with dropout.
+            state: the residual stream [B, T, C], in a stage without `embed`.
+
+        Returns:
+            In a stage without `head`, the residual stream in a tuple. Without targets, {"logits": [B, T, V]}.
+            Otherwise {"loss": (sum over targets in nats, number of targets)}.
+        """
+        key = batch.get("key")
+        x = self.embed(batch["inputs"], key) if self.embed is not None else state[0]
+        for block in self.blocks.values():
+            x = block(x, key)
+        if self.head is None:
+            return (x,)
+        result: Terms | dict[str, Tensor] = self.head(x, batch.get("targets"))
+        return result
+
+
+class Embed(nn.Module):
+    """Tokens [B, T] to the residual stream [B, T, C]."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.context, self.dropout = config.context, config.dropout
+        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
+
+    def forward(self, inputs: Tensor, key: Tensor | None) -> Tensor:
+        length = inputs.shape[1]
+        if length > self.context:
+            raise ValueError(f"a sample has {length} tokens, but context={self.context}")
+        x: Tensor = self.tokens(inputs) + self.positions(torch.arange(length, device=inputs.device))
+        return dropout(x, self.dropout, key, "embed") if self.training else x
+
+
+class Block(nn.Module):
+    """Attention and MLP, each of them added to the residual stream [B, T, C]."""
+
+    def __init__(self, config: GPT2Config, name: str) -> None:
+        super().__init__()
+        self.name, self.dropout = name, config.dropout
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config, f"{name}.attention")
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
+        x = x + self.drop(self.attention(self.attention_norm(x), key), key, "attention")
+        return x + self.drop(self.mlp(self.mlp_norm(x)), key, "mlp")
+
+    def drop(self, branch: Tensor, key: Tensor | None, which: str) -> Tensor:
+        return dropout(branch, self.dropout, key, f"{self.name}.{which}.output") if self.training else branch
+
+
+class Attention(nn.Module):
+    """Causal attention [B, T, C] to [B, T, C].
+
+    Under tensor parallel a rank holds the heads [index * H, (index + 1) * H), where tensor_slice = (index, degree).
+    """
+
+    tensor_slice: tuple[int, int] = (0, 1)
+
+    def __init__(self, config: GPT2Config, name: str) -> None:
+        super().__init__()
+        self.name, self.dropout = name, config.dropout
+        self.heads, self.head_width = config.heads, config.width // config.heads
+        self.query, self.key, self.value = (nn.Linear(config.width, config.width) for _ in range(3))
+        self.output = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
+        query, keys, values = (
+            layer(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [B, H, T, D]
+            for layer in (self.query, self.key, self.value)
+        )
+        if self.training and self.dropout > 0.0:
+            mixed = self.drop(probabilities(query, keys), key) @ values
+        else:
+            mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=True)
+        result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return result
+
+    def drop(self, weights: Tensor, key: Tensor | None) -> Tensor:
+        """Dropout of probabilities [B, H, T, T]; a head draws the same numbers on whichever rank it sits."""
+        local, *square = weights.shape[1:]
+        start, extent = (self.tensor_slice[0] * local, 0, 0), (self.heads, *square)
+        return dropout(weights, self.dropout, key, f"{self.name}.probabilities", start, extent)
+
+
+def probabilities(query: Tensor, keys: Tensor) -> Tensor:
+    """How much each token attends to itself and those before it: [B, H, T, D] twice to [B, H, T, T]."""
+    length = query.shape[-2]
+    later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    scores = query @ keys.transpose(-2, -1) * query.shape[-1] ** -0.5
+    result: Tensor = scores.masked_fill(later, -math.inf).softmax(-1)
+    return result
+
+
+class MLP(nn.Module):
+    """Two layers with a hidden width of 4 C."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.width, 4 * config.width)
+        self.contract = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.contract(F.gelu(self.expand(x), approximate="tanh"))
+        return result
+
+
+class Head(nn.Module):
+    """The residual stream [B, T, C] to losses, or to logits [B, T, V]. Its weight is the token embedding."""
+
+    def __init__(self, config: GPT2Config, weight: Tensor) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.weight = weight
+
+    def forward(self, x: Tensor, targets: Tensor | None) -> Terms | dict[str, Tensor]:
+        x = self.norm(x)
+        if targets is None:
+            return {"logits": F.linear(x, self.weight)}
+        return {"loss": cross_entropy(x, self.weight, targets)}
+
+
+def initialise(program: GPT2) -> None:
+    """Weights from N(0, 0.02^2), those that end a residual branch by 1 / sqrt(2 layers) smaller; biases zero.
+
+    Draws from torch's default generator, which the caller seeds.
+    """
+    for module in program.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    for module in program.modules():
+        if isinstance(module, Block):
+            for branch in (module.attention.output, module.mlp.contract):
+                branch.weight.data.mul_((2 * program.config.layers) ** -0.5)
