@@ -1,16 +1,20 @@
 """What can a job say about training? Frozen values, no torch; each field's comment is its help text.
 
-Metadata: `help` is printed by `config` and the schema; `choices` are the legal values.
+Metadata: `help` is printed by `init` and the schema; `choices` are the legal values; `minimum` and `maximum` are
+inclusive, `above` and `below` exclusive. Limits of a list hold for each of its items. `otherwise` is a pair (words,
+pattern) of texts that are legal beside the choices.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Auto = Literal["auto"]
+OBJECT = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"  # package.module:object
+LENGTHS = ("steps", "tokens", "epochs")  # keys of [train] of which a job states exactly one
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
-    """A dataclass field with its help text and limits (`choices`, `minimum`, `maximum`)."""
+    """A dataclass field with its help text and limits (the module's docstring names them)."""
     return field(default=default, metadata={"help": help, **limits})
 
 
@@ -18,10 +22,20 @@ def option(default: Any, help: str, **limits: Any) -> Any:
 class DataOptions:
     """[data]: what the model reads."""
 
-    name: str = option("stdlib", "stdlib, text, jsonl, parquet, arrow, or package.module:object of your own")
+    name: str = option(
+        "stdlib",
+        "where samples come from; stdlib: the Python standard library's own sources",
+        choices=("stdlib", "text", "jsonl", "parquet", "arrow"),
+        otherwise=("package.module:object of your own", OBJECT),
+    )
     path: str = option("", "file, folder or glob of text, jsonl, parquet or arrow")
     field: str = option("text", "the column that holds the text (jsonl, parquet)")
-    tokenizer: str = option("bytes", "bytes, bpe (trained on the training text), or a tokenizer.json")
+    tokenizer: str = option(
+        "bytes",
+        "how text becomes numbers; bpe is trained on the training text",
+        choices=("bytes", "bpe"),
+        otherwise=("path of a tokenizer.json", r".+\.json"),
+    )
     vocab_size: int = option(4096, "vocabulary of a bpe tokenizer that is trained here", minimum=257)
     sequence_length: int = option(128, "tokens a sample", minimum=1)
     held_out: float = option(0.02, "share of the text that is never trained on", minimum=0.0, maximum=0.5)
@@ -34,24 +48,29 @@ class TrainOptions:
 
     steps: int | None = option(None, "optimizer steps", minimum=1)
     tokens: int | None = option(None, "tokens (samples, for data without tokens), rounded up to steps", minimum=1)
-    epochs: float | None = option(None, "passes over the training data, rounded up to whole steps", minimum=0.0)
+    epochs: float | None = option(None, "passes over the training data, rounded up to whole steps", above=0.0)
     global_batch: int = option(32, "samples of one optimizer step over all workers", minimum=1)
     micro_batch: int | Auto = option("auto", "samples of one forward on one worker; auto: the most that fits")
     dtype: str = option("fp32", "numbers of forward and backward", choices=("fp32", "bf16"))
     recompute: str = option("none", "full: keep only each unit's input for backward", choices=("none", "full"))
     clip: float = option(1.0, "largest global gradient norm; 0 turns clipping off", minimum=0.0)
-    trace: str = option("", "steps to profile, such as 10:15; writes a Chrome trace and a memory snapshot")
+    trace: str = option(
+        "",
+        "steps to profile; writes a Chrome trace and a memory snapshot",
+        choices=("",),
+        otherwise=("first:last, such as 10:15", r"\d+:\d+"),
+    )
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """[optimizer]."""
+    """[optimizer]: how the weights move."""
 
     name: str = option("adamw", "the update rule", choices=("adamw", "sgd"))
     lr: float = option(1e-3, "peak learning rate", minimum=0.0)
-    betas: tuple[float, float] = option((0.9, 0.95), "AdamW's two averages")
+    betas: tuple[float, float] = option((0.9, 0.95), "AdamW's two averages", minimum=0.0, below=1.0)
     eps: float = option(1e-8, "AdamW's epsilon", minimum=0.0)
-    weight_decay: float = option(0.1, "decoupled decay of weights with two or more dims", minimum=0.0)
+    weight_decay: float = option(0.1, "decay of weights with two or more dims (adamw: decoupled; sgd: L2)", minimum=0.0)
     momentum: float = option(0.9, "of sgd", minimum=0.0, maximum=1.0)
 
 
@@ -79,7 +98,7 @@ class ParallelOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """[checkpoint]."""
+    """[checkpoint]: what is kept of a run."""
 
     every: int = option(0, "steps between two checkpoints; 0: only at the end and at a stop", minimum=0)
     keep: int = option(2, "newest checkpoints that are kept", minimum=1)
@@ -95,6 +114,6 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """[track]."""
+    """[track]: where else the curves go."""
 
     tensorboard: bool = option(True, "write TensorBoard events into the run folder, where tensorboard is installed")

@@ -1,0 +1,78 @@
+"""Which update rule runs, and on what? On each rank's own part of every parameter.
+
+The rules here are elementwise, so a shard's update is the shard of the whole update; working on local tensors avoids
+the cost of DTensor dispatch in every operation.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .gradients import local
+from .options import OptimizerOptions
+
+
+class ShardedOptimizer:
+    """A torch optimizer over the local parts of named parameters; its state exists from the start."""
+
+    def __init__(self, options: OptimizerOptions, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.parameters = dict(parameters)
+        self.leaves = {name: local(p.detach()) for name, p in parameters.items()}
+        self.rule = build_rule(options, self._groups(options))
+        self._materialise()
+
+    def step(self, lr: float) -> None:
+        """Update the parameters from their gradients at a learning rate."""
+        for name, leaf in self.leaves.items():
+            parameter = self.parameters[name]
+            assert parameter.grad is not None, f"{name} has no gradient"
+            self._follow(leaf, local(parameter.detach()))
+            leaf.grad = local(parameter.grad)
+        for group in self.rule.param_groups:
+            group["lr"] = lr
+        self.rule.step()
+
+    def state(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(parameter's name, state's name, this rank's part) of every state that is shaped like its parameter."""
+        for name, leaf in self.leaves.items():
+            for key, value in sorted(self.rule.state[leaf].items()):
+                if isinstance(value, Tensor) and value.shape == leaf.shape and key != "step":
+                    yield name, key, value
+
+    def set_steps(self, steps: int) -> None:
+        """Continue as after so many updates (the bias correction of AdamW counts them)."""
+        for leaf in self.leaves.values():
+            if "step" in self.rule.state[leaf]:
+                self.rule.state[leaf]["step"] = torch.tensor(float(steps))
+
+    @staticmethod
+    def _follow(leaf: Tensor, current: Tensor) -> None:
+        """fully_shard may move a padded shard to other memory at its first use: move with it."""
+        if leaf.data_ptr() != current.data_ptr():
+            leaf.set_(current)  # type: ignore[call-overload]
+
+    def _groups(self, options: OptimizerOptions) -> list[dict[str, object]]:
+        matrices = [leaf for name, leaf in self.leaves.items() if self.parameters[name].ndim >= 2]
+        vectors = [leaf for name, leaf in self.leaves.items() if self.parameters[name].ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def _materialise(self) -> None:
+        """Make every state exist, by an update that changes nothing, so that a checkpoint can load into it."""
+        for parameter in self.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        self.step(lr=0.0)
+        self.set_steps(0)
+        for name, leaf in self.leaves.items():
+            self.parameters[name].grad = leaf.grad = None
+
+
+def build_rule(options: OptimizerOptions, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+    """The torch optimizer that the options name (AdamW: Loshchilov and Hutter 2019)."""
+    if options.name == "adamw":
+        return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, foreach=True)

@@ -1,0 +1,219 @@
+"""How does a model become a sharded one? From outside, by one function, whose order matters:
+
+1. build      every rank builds the same whole Program from the same seed;
+2. cut        a pipeline stage drops the units it does not hold, while their names still stand;
+3. tensor     linears are split before anything wraps them, so that ZeRO shards the split weights;
+4. recompute  inside ZeRO's hooks, so that a recomputed forward finds its parameters gathered;
+5. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..models.entry import Entry
+from ..models.program import build
+from .gradients import copies, local
+from .layout import Layout
+from .mesh import Mesh
+from .pipeline import Pipeline, keep_units, stage_units
+from .replicate import GradientReducer
+from .tensor import split_layers
+from .terms import Batch, GradientSync, NoSync, Terms, add
+from .zero import shard_units
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """One rank's part of a model: what a step needs, whatever the layout."""
+
+    program: nn.Module
+    mesh: Mesh
+    parameters: Mapping[str, nn.Parameter]  # by the names of the whole model; a tied weight by its owner's name
+    holders: Mapping[str, int]  # ranks of the world that hold the same elements as this rank
+    sync: GradientSync
+    pipeline: Pipeline | None
+    factor: float  # turns a reduced gradient into the sum over the data ranks
+    autocast: torch.dtype | None  # dtype of the arithmetic where ZeRO does not cast the parameters
+    tie: nn.Parameter | None = None  # this stage's copy of a weight that another stage holds too
+
+    def run(self, micro_batches: Sequence[Batch]) -> Terms:
+        """Forward and backward of one step: terms of this rank, gradients reduced over the data ranks.
+
+        Terms stand on the ranks of the last pipeline stage only.
+        """
+        self.sync.zero()
+        self.program.train()
+        with self._precision():
+            terms = self.pipeline.run(micro_batches, self.sync) if self.pipeline else self._accumulate(micro_batches)
+        self.sync.finish()
+        if self.tie is not None:
+            _sum_over_ends(self.tie, self.mesh)
+        return terms
+
+    @torch.no_grad()
+    def evaluate(self, micro_batches: Sequence[Batch]) -> Terms:
+        """Forward alone, in evaluation mode."""
+        self.program.eval()
+        with self._precision():
+            if self.pipeline:
+                return self.pipeline.evaluate(micro_batches)
+            terms: Terms = {}
+            for batch in micro_batches:
+                terms = add(terms, self.program(batch))
+            return terms
+
+    def _accumulate(self, micro_batches: Sequence[Batch]) -> Terms:
+        terms: Terms = {}
+        for index, batch in enumerate(micro_batches):
+            self.sync.prepare(last=index == len(micro_batches) - 1)
+            found = self.program(batch)
+            found["loss"][0].backward()
+            terms = add(terms, found)
+        return terms
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.mesh.device.type, dtype=self.autocast)
+
+
+def parallelize(
+    entry: Entry, config: Any, mesh: Mesh, *, seed: int, micro_batch: int, tokens: int, dtype: str, recompute: str
+) -> Sharded:
+    """Build an entry's Program and shard it as the mesh says. Collective.
+
+    Args:
+        micro_batch: samples of one micro-batch, for the shapes between pipeline stages.
+        tokens: tokens of one sample, likewise.
+
+    Raises:
+        ValueError: the entry cannot be split so; the sentence says why.
+    """
+    layout, compute = mesh.layout, torch.bfloat16 if dtype == "bf16" else None
+    program = build_seeded(entry, config, seed).to(mesh.device)
+    units = [unit.path for unit in entry.units(config)] if entry.units else []
+    kept, pipeline = units, None
+    if layout.pipeline > 1:
+        stage = stage_units(entry, config, layout)[mesh.place.pipeline]
+        keep_units(program, units, stage)
+        kept = [units[i] for i in stage]
+        assert entry.boundary is not None
+        boundary = [
+            (shape, {"compute": dtype_name(compute)}.get(name, name))
+            for shape, name in entry.boundary(config, micro_batch, tokens)
+        ]
+        group = mesh.group("pipeline")
+        assert group is not None
+        pipeline = Pipeline(program, layout, mesh.place.pipeline, boundary, mesh.device, group)
+    if axis := mesh.axis("tensor"):
+        if entry.tensor is None:
+            raise ValueError(refusal(entry, "tensor", layout.tensor, "it has no tensor plan"))
+        split_layers(program, entry.tensor(config), axis)
+    if recompute == "full":
+        for path in kept or [""]:
+            _recompute(program.get_submodule(path))
+    sync, factor = _synchronise(entry, program, kept, mesh, compute)
+    parameters, tie = _named(program, entry, layout)
+    return Sharded(
+        program,
+        mesh,
+        parameters,
+        {name: copies(p, layout) * (2 if p is tie else 1) for name, p in parameters.items()},
+        sync,
+        pipeline,
+        factor,
+        None if layout.shard > 1 else compute,
+        tie,
+    )
+
+
+def refusal(entry: Entry, axis: str, degree: int, reason: str) -> str:
+    """The sentence that refuses to split an entry along an axis."""
+    return f"{entry.name or 'this model'} cannot be trained with {axis}={degree}: {entry.refusals.get(axis, reason)}"
+
+
+def build_seeded(entry: Entry, config: Any, seed: int) -> nn.Module:
+    """The whole Program with the weights that belong to a seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(entry, config)
+
+
+def dtype_name(compute: torch.dtype | None) -> str:
+    """Name of the dtype between units."""
+    return "float32" if compute is None else str(compute).removeprefix("torch.")
+
+
+def _recompute(module: nn.Module) -> None:
+    """Keep only the module's inputs for backward (Chen et al. 2016). Draws are keyed: no generator state is saved."""
+    forward = module.forward
+    module.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
+
+
+def _synchronise(
+    entry: Entry, program: nn.Module, units: Sequence[str], mesh: Mesh, compute: torch.dtype | None
+) -> tuple[GradientSync, float]:
+    layout = mesh.layout
+    if layout.shard > 1:
+        axis = mesh.axis("replicate", "shard")
+        assert axis is not None
+        return shard_units(program, _gathered(entry, units), axis, layout.zero, compute), float(layout.data)
+    group = mesh.group("replicate")
+    parameters = list(program.parameters())
+    return (NoSync(parameters), 1.0) if group is None else (GradientReducer(parameters, group), 1.0)
+
+
+def _gathered(entry: Entry, units: Sequence[str]) -> list[list[str]]:
+    """Units that are gathered together: each alone, but those that share a tied weight in one group."""
+    groups = [[unit] for unit in units]
+    for names in entry.tied:
+        owners = [next((g for g in groups for u in g if name.startswith(f"{u}.")), None) for name in names]
+        first, second = owners
+        if first is not None and second is not None and first is not second:
+            first.extend(second)
+            groups.remove(second)
+    return groups
+
+
+def _named(program: nn.Module, entry: Entry, layout: Layout) -> tuple[dict[str, nn.Parameter], nn.Parameter | None]:
+    """Parameters by their owner's name, and the stage's copy of a weight that the other end of the pipeline holds."""
+    owner = {alias: name for name, alias in entry.tied}
+    found: dict[str, nn.Parameter] = {}
+    for name, parameter in program.named_parameters():
+        found[owner.get(name, name)] = parameter
+    if layout.pipeline == 1:
+        return found, None
+    ends = [(name, alias) for name, alias in entry.tied if name in found]
+    if len(ends) > 1:
+        raise ValueError("a pipeline shares at most one tied weight between its first and its last stage")
+    shared = [name for name, alias in ends if not _holds_both(program, name, alias)]
+    return found, found[shared[0]] if shared else None
+
+
+def _holds_both(program: nn.Module, name: str, alias: str) -> bool:
+    names = {n for n, _ in program.named_parameters(remove_duplicate=False)}
+    return name in names and alias in names
+
+
+def _sum_over_ends(parameter: nn.Parameter, mesh: Mesh) -> None:
+    """Add the gradients of the first and the last stage's copies of one weight, bit-equally on both."""
+    layout, place = mesh.layout, mesh.place
+    other = 0 if place.pipeline else layout.pipeline - 1
+    group = mesh.group("pipeline")
+    assert group is not None and parameter.grad is not None
+    mine = local(parameter.grad)
+    theirs = torch.empty_like(mine)
+    peer = dist.get_process_group_ranks(group)[other]
+    works = [dist.isend(mine.contiguous(), peer, group=group, tag=2), dist.irecv(theirs, peer, group=group, tag=2)]
+    for work in works:
+        if work is not None:
+            work.wait()
+    mine.add_(theirs)

@@ -1,0 +1,122 @@
+"""How do consecutive stages work together? Each rank runs its order of actions; tensors travel between neighbours.
+
+Every rank of a pipeline holds the same micro-batches, so only the boundary tensors travel. Messages of one direction
+between two neighbours keep the order of micro-batches; the two directions never share a communicator's queue.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..models.entry import Entry, Shape
+from .layout import Layout
+from .pipeline_order import ORDERS, cut
+from .terms import Batch, GradientSync, Terms, add
+
+FORWARD, BACKWARD = 0, 1  # message tags: one a direction
+
+
+def stage_units(entry: Entry, config: object, layout: Layout) -> list[range]:
+    """Which units each stage holds.
+
+    Raises:
+        ValueError: the entry cannot be cut for a pipeline, or has too few units.
+    """
+    if entry.units is None or entry.boundary is None:
+        reason = entry.refusals.get("pipeline", "it declares no units and boundary")
+        raise ValueError(f"{entry.name or 'this model'} cannot be cut for pipeline={layout.pipeline}: {reason}")
+    return cut([unit.parameters for unit in entry.units(config)], layout.pipeline)
+
+
+def keep_units(program: nn.Module, paths: Sequence[str], kept: range) -> None:
+    """Remove, in place, the units of other stages; forward passes over them."""
+    for index, path in enumerate(paths):
+        if index in kept:
+            continue
+        above, _, name = path.rpartition(".")
+        parent = program.get_submodule(above)
+        if isinstance(parent, nn.ModuleDict):
+            del parent[name]
+        else:
+            setattr(parent, name, None)
+
+
+class Pipeline:
+    """One stage of a pipeline: forward and backward of all micro-batches of a step."""
+
+    def __init__(
+        self,
+        program: nn.Module,
+        layout: Layout,
+        stage: int,
+        boundary: Sequence[tuple[Shape, str]],
+        device: torch.device,
+        group: dist.ProcessGroup,
+    ) -> None:
+        self.program, self.device, self.group = program, device, group
+        self.stage, self.stages, self.order = stage, layout.pipeline, ORDERS[layout.schedule]
+        self.boundary = [(shape, getattr(torch, dtype)) for shape, dtype in boundary]
+        ranks = dist.get_process_group_ranks(group)
+        self.before = ranks[stage - 1] if stage else None
+        self.after = ranks[stage + 1] if stage + 1 < self.stages else None
+
+    def run(self, micro_batches: Sequence[Batch], sync: GradientSync) -> Terms:
+        """Forward and backward of a step; the objective's terms on the last stage, none elsewhere."""
+        terms: Terms = {}
+        waiting: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
+        sends: list[tuple[dist.Work | None, Tensor]] = []
+        for action in self.order(self.stage, self.stages, len(micro_batches)):
+            i = action.micro_batch
+            if action.kind == "F":
+                inputs = self._receive(self.before, FORWARD, requires_grad=True)
+                outputs, found = self._forward(micro_batches[i], inputs)
+                terms = add(terms, found)
+                sends += self._send(outputs, self.after, FORWARD)
+                waiting[i] = (inputs, outputs)
+            else:
+                inputs, outputs = waiting.pop(i)
+                sync.prepare(last=i == len(micro_batches) - 1)
+                gradients = self._receive(self.after, BACKWARD)
+                torch.autograd.backward(outputs, gradients or None)
+                sends += self._send([x.grad for x in inputs if x.grad is not None], self.before, BACKWARD)
+        for work, _ in sends:
+            if work is not None:
+                work.wait()
+        return terms
+
+    def evaluate(self, micro_batches: Sequence[Batch]) -> Terms:
+        """Forward alone; the terms on the last stage, none elsewhere."""
+        terms: Terms = {}
+        sends: list[tuple[dist.Work | None, Tensor]] = []
+        for batch in micro_batches:
+            outputs, found = self._forward(batch, self._receive(self.before, FORWARD))
+            terms = add(terms, found)
+            sends += self._send(outputs, self.after, FORWARD)
+        for work, _ in sends:
+            if work is not None:
+                work.wait()
+        return terms
+
+    def _forward(self, batch: Batch, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Terms]:
+        found = self.program(batch, *inputs)
+        if self.after is None:
+            return (found["loss"][0],), found
+        return found, {}
+
+    def _receive(self, rank: int | None, tag: int, requires_grad: bool = False) -> tuple[Tensor, ...]:
+        if rank is None:
+            return ()
+        found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in self.boundary]
+        for work in [dist.irecv(x, rank, group=self.group, tag=tag) for x in found]:
+            if work is not None:
+                work.wait()
+        return tuple(x.requires_grad_(requires_grad and x.is_floating_point()) for x in found)
+
+    def _send(self, tensors: Sequence[Tensor], rank: int | None, tag: int) -> list[tuple[dist.Work | None, Tensor]]:
+        """Start sending; the tensors are kept until the step's end, when the works are waited for."""
+        if rank is None:
+            return []
+        payload = [x.detach().contiguous() for x in tensors]
+        return [(dist.isend(x, rank, group=self.group, tag=tag), x) for x in payload]

@@ -1,0 +1,58 @@
+"""How do ZeRO-1, 2 and 3 differ? Three settings of fully_shard (Rajbhandari et al. 2020; torch FSDP2).
+
+| stage | parameters between forward and backward | gradients between two micro-batches |
+|---|---|---|
+| 1 | whole, until the last backward | whole, reduced after the last backward only |
+| 2 | whole, until the last backward | sharded, reduced in every backward |
+| 3 | sharded, gathered unit by unit in every forward and backward | sharded |
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+
+class ZeroSync:
+    """Tells a sharded program, before each backward, what this stage keeps and what it communicates."""
+
+    def __init__(self, program: nn.Module, stage: int) -> None:
+        assert isinstance(program, FSDPModule)
+        self.program: FSDPModule = program
+        self.parameters = list(program.parameters())
+        self.stage = stage
+
+    def zero(self) -> None:
+        """Clear the gradients; call before a step's first forward (later, it would clear the wrong tensors)."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def prepare(self, last: bool) -> None:
+        """Say, before a forward and its backward, whether the backward is the step's last one."""
+        self.program.set_is_last_backward(last)
+        self.program.set_reshard_after_backward(last or self.stage == 3)
+        self.program.set_requires_gradient_sync(last or self.stage >= 2)
+
+    def finish(self) -> None:
+        """Nothing is left to wait for: the last backward reduced everything."""
+
+
+def shard_units(
+    program: nn.Module, groups: Sequence[Sequence[str]], axis: DeviceMesh, stage: int, compute: torch.dtype | None
+) -> ZeroSync:
+    """Shard a program in place over `axis` (one dim: shard; two dims: replicate x shard).
+
+    Args:
+        groups: module paths; the modules of one group are gathered and freed together, in this order of use.
+        compute: dtype of the gathered parameters; None keeps fp32. Gradients are reduced in fp32.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32 if compute else None)
+    for group in groups:
+        modules = [program.get_submodule(path) for path in group]
+        fully_shard(
+            modules if len(modules) > 1 else modules[0], mesh=axis, reshard_after_forward=stage == 3, mp_policy=policy
+        )
+    fully_shard(program, mesh=axis, reshard_after_forward=stage == 3, mp_policy=policy)
+    return ZeroSync(program, stage)
