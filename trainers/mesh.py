@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .layout import AXES, Layout, Place
@@ -39,6 +40,11 @@ class Mesh:
         """The process group along one axis; None where its degree is one."""
         axis = self.axis(name)
         return None if axis is None else axis.get_group()
+
+    def sum(self, values: Tensor) -> None:
+        """Add a tensor of every rank, in place. Collective over the world."""
+        if self.layout.world_size > 1:
+            dist.all_reduce(values)
 
 
 def build_mesh(layout: Layout, rank: int, device: torch.device) -> Mesh:

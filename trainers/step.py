@@ -84,7 +84,7 @@ class Totals:
         pairs = [x for name in names for x in terms.get(name, (zero, zero))]
         flat = torch.stack([x.to(device, torch.float64) for x in (*pairs, *others)])
         flat[: len(pairs)] /= self.sharded.mesh.layout.tensor  # every tensor rank has the same terms
-        dist.all_reduce(flat)
+        self.sharded.mesh.sum(flat)
         values = flat.tolist()
         sums = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(names)}
         for name, (_, count) in sums.items():
