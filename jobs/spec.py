@@ -1,5 +1,6 @@
 """What is asked? The value tree of a job file: frozen, typed, without torch; it composes the floors' option types."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,3 +75,8 @@ class JobSpec:
     recovery: RecoveryOptions = field(default_factory=RecoveryOptions)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
     track: TrackOptions = field(default_factory=TrackOptions)
+    launchers: Mapping[str, Any] = field(default_factory=dict)  # section name -> value of the launcher's own type
+
+
+class JobError(ValueError):
+    """What a person asked for cannot be done: one readable message. The command line turns it into exit code 2."""

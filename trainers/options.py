@@ -50,7 +50,9 @@ class TrainOptions:
     tokens: int | None = option(None, "tokens (samples, for data without tokens), rounded up to steps", minimum=1)
     epochs: float | None = option(None, "passes over the training data, rounded up to whole steps", above=0.0)
     global_batch: int = option(32, "samples of one optimizer step over all workers", minimum=1)
-    micro_batch: int | Auto = option("auto", "samples of one forward on one worker; auto: the most that fits")
+    micro_batch: int | Auto = option(
+        "auto", "samples of one forward on one worker; auto: the most that fits", minimum=1
+    )
     dtype: str = option("fp32", "numbers of forward and backward", choices=("fp32", "bf16"))
     recompute: str = option("none", "full: keep only each unit's input for backward", choices=("none", "full"))
     clip: float = option(1.0, "largest global gradient norm; 0 turns clipping off", minimum=0.0)
