@@ -14,7 +14,7 @@ def copies(parameter: nn.Parameter, layout: Layout) -> int:
     shards = 1
     if isinstance(parameter, DTensor):
         for dim, placement in enumerate(parameter.placements):
-            if placement.is_shard():
+            if not placement.is_replicate():  # a strided shard is a shard too
                 shards *= parameter.device_mesh.size(dim)
     return layout.data * layout.tensor // shards
 
