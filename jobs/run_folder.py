@@ -161,14 +161,13 @@ def create(
     name: str,
     spec: str,
     *,
-    origins: Mapping[str, str] | None = None,
     plan: Mapping[str, Any] | None = None,
     packages: tuple[str, ...] = (),
 ) -> RunFolder:
     """Make the next folder NAME-N under root.
 
     Args:
-        spec: the resolved job as TOML; origins: "section.key" -> where its value came from, written behind the values.
+        spec: the text of spec.toml, the resolved job with the origin of each value as a comment behind it.
         plan: plan.json; packages: distributions whose versions run.json records beside the usual ones.
 
     Raises:
@@ -179,7 +178,7 @@ def create(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _aside(root) as aside:
-            _fill(aside, name, annotate(spec, origins or {}), plan or {}, packages)
+            _fill(aside, name, spec, plan or {}, packages)
             return RunFolder(_claim_next(aside, root, name))
     except OSError as error:
         raise RunError(f"run.folder = {str(root)!r} cannot hold a run: {error.strerror or error}") from error
@@ -314,34 +313,3 @@ def remove(run: RunFolder) -> None:
         gone = run.path.with_name(f".removed-{run.name}-{os.getpid()}")
         run.path.rename(gone)
         shutil.rmtree(gone)
-
-
-def annotate(spec: str, origins: Mapping[str, str]) -> str:
-    """The TOML text with "  # origin" behind the first line of every value whose origin is known."""
-    lines, section = [], ""
-    for line in spec.splitlines():
-        section, key = _key(line, section)
-        lines.append(f"{line}  # {' '.join(origins[key].split())}" if key in origins else line)
-    return "\n".join(lines) + "\n"
-
-
-def read_origins(spec: str) -> dict[str, str]:
-    """ "section.key" -> origin, as `annotate` wrote them."""
-    origins, section = dict[str, str](), ""
-    for line in spec.splitlines():
-        section, key = _key(line, section)
-        _, mark, origin = line.rpartition("  # ")
-        if key and mark:
-            origins[key] = origin
-    return origins
-
-
-KEY = re.compile(r"([A-Za-z0-9_-]+) = ")
-
-
-def _key(line: str, section: str) -> tuple[str, str]:
-    """The section that holds after this line, and the dotted key whose value starts on it ("" for none)."""
-    if line.startswith("[") and not line.startswith("[["):
-        return line[1 : line.index("]")], ""
-    found = KEY.match(line)
-    return section, ".".join(filter(None, (section, found[1]))) if found else ""

@@ -5,25 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import tomli_w
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from shardwright.jobs.run_folder import (
     FORMAT,
     RunError,
     RunFolder,
     _take,
-    annotate,
     create,
     find,
     list_runs,
     publish,
-    read_origins,
     remove,
 )
 
@@ -62,7 +56,7 @@ def holding(tmp_path):
 
 
 def test_a_new_run_has_every_part(tmp_path):
-    run = create(tmp_path / "runs", "gpt", "[train]\nsteps = 3\n", origins={"train.steps": "a.toml:2"}, plan={"a": 1})
+    run = create(tmp_path / "runs", "gpt", "[train]\nsteps = 3  # a.toml:2\n", plan={"a": 1})
     assert run.name == "gpt-1"
     assert run.spec.read_text() == "[train]\nsteps = 3  # a.toml:2\n"
     assert json.loads(run.plan.read_text()) == {"a": 1}
@@ -203,28 +197,6 @@ def test_publish_replaces_a_file_whole(tmp_path):
         publish(tmp_path / "a", "broken \udcff")
     assert (tmp_path / "a").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-VALUES = st.one_of(st.integers(-9, 9), st.booleans(), st.text(max_size=12), st.lists(st.text(max_size=5), max_size=3))
-SECTIONS = st.dictionaries(st.sampled_from(["a", "b_c"]), VALUES, min_size=1)
-TREES = st.dictionaries(st.sampled_from(["train", "model"]), SECTIONS | st.fixed_dictionaries({"config": SECTIONS}))
-
-
-def leaves(tree: dict, prefix: str = "") -> list[str]:
-    return [
-        name
-        for key, value in tree.items()
-        for name in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
-    ]
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(TREES, st.sampled_from(["default", "my job.toml:12", "two\nlines", "train.steps=3"]))
-def test_origins_come_back_and_the_values_stay(tree, origin):
-    origins = dict.fromkeys(leaves(tree), origin)
-    text = annotate(tomli_w.dumps(tree), origins)
-    assert tomllib.loads(text) == tree
-    assert read_origins(text) == dict.fromkeys(origins, " ".join(origin.split()))
 
 
 def test_run_folder_is_a_value_that_touches_nothing(tmp_path):
