@@ -1,0 +1,28 @@
+"""What do all tests share? One warm pool of ranks for the session; each call gets fresh processes and a deadline."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from shardwright.cluster.pool import Pool
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Owns the zygote that ranks are forked from."""
+    with Pool(["numpy"]) as pool:
+        yield pool
+
+
+@pytest.fixture
+def ranks(pool: Pool) -> Callable[..., list[Any]]:
+    """`ranks(function, world_size, deadline=60, **payload)`: what function(worker, **payload) returned, by rank.
+
+    The function stands at module level of a test file and returns JSON values; the payload is JSON too.
+    """
+
+    def call(function: Callable[..., Any], world_size: int, deadline: float = 60, **payload: Any) -> list[Any]:
+        task = f"{function.__code__.co_filename}:{function.__name__}"
+        return pool.run(task, world_size, payload, deadline)
+
+    return call
