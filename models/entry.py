@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 class Unit:
     """One unit of ZeRO-3 gathering, of recomputation and of pipeline cuts."""
 
-    path: str  # dotted module path inside the Program, such as "blocks.3"
+    path: str  # dotted module path inside the Program, such as "blocks.3" ("network.blocks.3" where there is a loss)
     parameters: int  # elements it owns; a tied weight counts where it is first used
 
 
@@ -31,6 +31,16 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """Weights and sizes in the words of `transformers` and back; tensors are name -> Tensor."""
+
+    config: Callable[[Mapping[str, Any]], Any]  # contents of a config.json to the entry's config
+    describe: Callable[[Any], dict[str, Any]]  # the entry's config to the contents of a config.json
+    read: Callable[[Mapping[str, Any], Any], dict[str, Any]]  # (theirs, config): the Program's state dict
+    write: Callable[[Mapping[str, Any], Any], dict[str, Any]]  # (the Program's state dict, config): theirs
+
+
+@dataclass(frozen=True)
 class Entry:
     """An architecture.
 
@@ -38,7 +48,7 @@ class Entry:
     terms, "loss" among them, as scalars; the step divides by the count summed over micro-batches and data ranks.
     `batch` is a dict of tensors whose first dim is the sample, with the random key of each sample under "key".
     Without `loss`, build returns the Program; with it, build returns a network and loss(network, batch) gives
-    (sum, count), or the named terms.
+    (sum, count), or the named terms; the Program then holds the network under the name `network`.
 
     An entry with `units` and `boundary` can be cut for a pipeline: `forward` passes over units that are absent
     (None, or missing in a ModuleDict), takes the boundary tensors as `*state` where the first unit is absent, and
@@ -64,7 +74,7 @@ class Entry:
     tied: tuple[tuple[str, str], ...] = ()  # (owner, alias) parameter paths that are one parameter
     coupled: Literal["none", "data", "batch"] = "none"  # what couples the samples of a batch
     refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
-    weights: str = ""  # "module:name" of the translation to and from the Hugging Face names
+    weights: str = ""  # "module:name" of a Translation
 
 
 def load_object(path: str) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 from ..entry import Entry, Shape, TensorPlan, Unit
 
 
-def size(default: Any, help: str, **limits: Any) -> Any:
-    """A field of the config with its help text and limits."""
-    return field(default=default, metadata={"help": help, **limits})
+def size(default: Any, help: str) -> Any:
+    """A field of the config with its help text."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class GPT2Config:
         ValueError: a size is not positive, heads does not divide width, or dropout is no probability below 1.
     """
 
-    vocab_size: int = size(50257, "tokens that can be told apart", minimum=1)
-    context: int = size(1024, "most tokens of one sample", minimum=1)
-    width: int = size(768, "numbers that stand for one token between two blocks", minimum=1)
-    layers: int = size(12, "blocks", minimum=1)
-    heads: int = size(12, "attention heads of a block", minimum=1)
-    dropout: float = size(0.1, "of embeddings, attention probabilities and residual branches", minimum=0.0)
+    vocab_size: int = size(50257, "tokens that can be told apart")
+    context: int = size(1024, "most tokens of one sample")
+    width: int = size(768, "numbers that stand for one token between two blocks")
+    layers: int = size(12, "blocks")
+    heads: int = size(12, "attention heads of a block")
+    dropout: float = size(0.1, "of embeddings, attention probabilities and residual branches")
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "width", "layers", "heads"):
