@@ -36,7 +36,6 @@ class Trial:
     entry: Entry
     config: Any
     optimizer: OptimizerOptions
-    micro_batch: int  # samples
     micro_batches: int  # of one data rank in one step
     tokens: int  # of one sample
     steps: int = 5
@@ -83,16 +82,7 @@ def compare(worker: Worker, trial: Trial, layout: Layout, batches: Sequence[Sequ
 
 def _follow(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Findings:
     """The trajectory of a few steps of SGD with momentum, then one update of the job's own optimizer."""
-    sharded = parallelize(
-        trial.entry,
-        trial.config,
-        mesh,
-        seed=trial.seed,
-        micro_batch=trial.micro_batch,
-        tokens=trial.tokens,
-        dtype="fp32",
-        recompute="none",
-    )
+    sharded = parallelize(trial.entry, trial.config, mesh, seed=trial.seed, tokens=trial.tokens)
     prescribed = {name: local(p.detach()).clone() + 0.01 for name, p in sharded.parameters.items()}
     step = Step(sharded, ShardedOptimizer(SGD, sharded.parameters), lambda _: SGD.lr, CLIP)
     losses, gradients = [], {}

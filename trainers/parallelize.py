@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..models.entry import Entry
+from ..models.entry import Entry, Shape
 from ..models.program import build
 from .gradients import copies, local
-from .layout import Layout
+from .layout import Layout, refusal
 from .mesh import Mesh
 from .pipeline import Pipeline, keep_units, stage_units
 from .replicate import GradientReducer
@@ -86,58 +86,50 @@ class Sharded:
 
 
 def parallelize(
-    entry: Entry, config: Any, mesh: Mesh, *, seed: int, micro_batch: int, tokens: int, dtype: str, recompute: str
+    entry: Entry, config: Any, mesh: Mesh, *, seed: int, tokens: int, dtype: str = "fp32", recompute: str = "none"
 ) -> Sharded:
     """Build an entry's Program and shard it as the mesh says. Collective.
 
     Args:
-        micro_batch: samples of one micro-batch, for the shapes between pipeline stages.
-        tokens: tokens of one sample, likewise.
+        seed: of the weights.
+        tokens: tokens of one sample, for the shapes between pipeline stages.
+        dtype, recompute: as in TrainOptions.
 
     Raises:
         ValueError: the entry cannot be split so; the sentence says why.
     """
     layout, compute = mesh.layout, torch.bfloat16 if dtype == "bf16" else None
+    if reason := refusal(entry, config, layout):
+        raise ValueError(reason)
     program = build_seeded(entry, config, seed).to(mesh.device)
     units = [unit.path for unit in entry.units(config)] if entry.units else []
-    kept, pipeline = units, None
+    pipeline = None
     if layout.pipeline > 1:
         stage = stage_units(entry, config, layout)[mesh.place.pipeline]
         keep_units(program, units, stage)
-        kept = [units[i] for i in stage]
-        assert entry.boundary is not None
-        boundary = [
-            (shape, {"compute": dtype_name(compute)}.get(name, name))
-            for shape, name in entry.boundary(config, micro_batch, tokens)
-        ]
-        group = mesh.group("pipeline")
-        assert group is not None
-        pipeline = Pipeline(program, layout, mesh.place.pipeline, boundary, mesh.device, group)
+        units = [units[i] for i in stage]
+        between = compute if layout.shard > 1 else None  # autocast leaves the residual stream in fp32
+        pipeline = Pipeline(program, mesh, partial(_boundary, entry, config, tokens, between))
     if axis := mesh.axis("tensor"):
-        if entry.tensor is None:
-            raise ValueError(refusal(entry, "tensor", layout.tensor, "it has no tensor plan"))
+        assert entry.tensor is not None
         split_layers(program, entry.tensor(config), axis)
     if recompute == "full":
-        for path in kept or [""]:
+        for path in units or [""]:
             _recompute(program.get_submodule(path))
-    sync, factor = _synchronise(entry, program, kept, mesh, compute)
+    sync, factor = _synchronise(entry, program, units, mesh, compute)
     parameters, tie = _named(program, entry, layout)
-    return Sharded(
-        program,
-        mesh,
-        parameters,
-        {name: copies(p, layout) * (2 if p is tie else 1) for name, p in parameters.items()},
-        sync,
-        pipeline,
-        factor,
-        None if layout.shard > 1 else compute,
-        tie,
-    )
+    holders = {name: copies(p, layout) * (2 if p is tie else 1) for name, p in parameters.items()}
+    autocast = None if layout.shard > 1 else compute
+    return Sharded(program, mesh, parameters, holders, sync, pipeline, factor, autocast, tie)
 
 
-def refusal(entry: Entry, axis: str, degree: int, reason: str) -> str:
-    """The sentence that refuses to split an entry along an axis."""
-    return f"{entry.name or 'this model'} cannot be trained with {axis}={degree}: {entry.refusals.get(axis, reason)}"
+def _boundary(
+    entry: Entry, config: Any, tokens: int, compute: torch.dtype | None, samples: int
+) -> list[tuple[Shape, torch.dtype]]:
+    """Shapes and dtypes of the tensors between two stages for a micro-batch of so many samples."""
+    assert entry.boundary is not None
+    names = {"compute": compute or torch.float32}
+    return [(shape, names.get(name) or getattr(torch, name)) for shape, name in entry.boundary(config, samples, tokens)]
 
 
 def build_seeded(entry: Entry, config: Any, seed: int) -> nn.Module:
@@ -145,11 +137,6 @@ def build_seeded(entry: Entry, config: Any, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(entry, config)
-
-
-def dtype_name(compute: torch.dtype | None) -> str:
-    """Name of the dtype between units."""
-    return "float32" if compute is None else str(compute).removeprefix("torch.")
 
 
 def _recompute(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ Every rank of a pipeline holds the same micro-batches, so only the boundary tens
 between two neighbours keep the order of micro-batches; the two directions never share a communicator's queue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..models.entry import Entry, Shape
 from .layout import Layout
+from .mesh import Mesh
 from .pipeline_order import ORDERS, cut
 from .terms import Batch, GradientSync, Terms, add
 
@@ -19,14 +20,8 @@ FORWARD, BACKWARD = 0, 1  # message tags: one a direction
 
 
 def stage_units(entry: Entry, config: object, layout: Layout) -> list[range]:
-    """Which units each stage holds.
-
-    Raises:
-        ValueError: the entry cannot be cut for a pipeline, or has too few units.
-    """
-    if entry.units is None or entry.boundary is None:
-        reason = entry.refusals.get("pipeline", "it declares no units and boundary")
-        raise ValueError(f"{entry.name or 'this model'} cannot be cut for pipeline={layout.pipeline}: {reason}")
+    """Which units each stage holds, balanced by their parameters."""
+    assert entry.units is not None
     return cut([unit.parameters for unit in entry.units(config)], layout.pipeline)
 
 
@@ -47,20 +42,22 @@ class Pipeline:
     """One stage of a pipeline: forward and backward of all micro-batches of a step."""
 
     def __init__(
-        self,
-        program: nn.Module,
-        layout: Layout,
-        stage: int,
-        boundary: Sequence[tuple[Shape, str]],
-        device: torch.device,
-        group: dist.ProcessGroup,
+        self, program: nn.Module, mesh: Mesh, boundary: Callable[[int], Sequence[tuple[Shape, torch.dtype]]]
     ) -> None:
-        self.program, self.device, self.group = program, device, group
-        self.stage, self.stages, self.order = stage, layout.pipeline, ORDERS[layout.schedule]
-        self.boundary = [(shape, getattr(torch, dtype)) for shape, dtype in boundary]
+        """Wire one stage.
+
+        Args:
+            program: the units of this stage.
+            boundary: samples of a micro-batch -> shape and dtype of each tensor between two stages.
+        """
+        group = mesh.group("pipeline")
+        assert group is not None
+        self.program, self.device, self.group, self.boundary = program, mesh.device, group, boundary
+        self.stage, self.stages = mesh.place.pipeline, mesh.layout.pipeline
+        self.order = ORDERS[mesh.layout.schedule]
         ranks = dist.get_process_group_ranks(group)
-        self.before = ranks[stage - 1] if stage else None
-        self.after = ranks[stage + 1] if stage + 1 < self.stages else None
+        self.before = ranks[self.stage - 1] if self.stage else None
+        self.after = ranks[self.stage + 1] if self.stage + 1 < self.stages else None
 
     def run(self, micro_batches: Sequence[Batch], sync: GradientSync) -> Terms:
         """Forward and backward of a step; the objective's terms on the last stage, none elsewhere."""
@@ -70,7 +67,7 @@ class Pipeline:
         for action in self.order(self.stage, self.stages, len(micro_batches)):
             i = action.micro_batch
             if action.kind == "F":
-                inputs = self._receive(self.before, FORWARD, requires_grad=True)
+                inputs = self._receive(self.before, FORWARD, micro_batches[i], requires_grad=True)
                 outputs, found = self._forward(micro_batches[i], inputs)
                 terms = add(terms, found)
                 sends += self._send(outputs, self.after, FORWARD)
@@ -78,7 +75,7 @@ class Pipeline:
             else:
                 inputs, outputs = waiting.pop(i)
                 sync.prepare(last=i == len(micro_batches) - 1)
-                gradients = self._receive(self.after, BACKWARD)
+                gradients = self._receive(self.after, BACKWARD, micro_batches[i])
                 torch.autograd.backward(outputs, gradients or None)
                 sends += self._send([x.grad for x in inputs if x.grad is not None], self.before, BACKWARD)
         for work, _ in sends:
@@ -91,7 +88,7 @@ class Pipeline:
         terms: Terms = {}
         sends: list[tuple[dist.Work | None, Tensor]] = []
         for batch in micro_batches:
-            outputs, found = self._forward(batch, self._receive(self.before, FORWARD))
+            outputs, found = self._forward(batch, self._receive(self.before, FORWARD, batch))
             terms = add(terms, found)
             sends += self._send(outputs, self.after, FORWARD)
         for work, _ in sends:
@@ -105,10 +102,11 @@ class Pipeline:
             return (found["loss"][0],), found
         return found, {}
 
-    def _receive(self, rank: int | None, tag: int, requires_grad: bool = False) -> tuple[Tensor, ...]:
+    def _receive(self, rank: int | None, tag: int, batch: Batch, requires_grad: bool = False) -> tuple[Tensor, ...]:
         if rank is None:
             return ()
-        found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in self.boundary]
+        samples = next(iter(batch.values())).shape[0]
+        found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in self.boundary(samples)]
         for work in [dist.irecv(x, rank, group=self.group, tag=tag) for x in found]:
             if work is not None:
                 work.wait()
