@@ -133,7 +133,8 @@ def resolve(options: ParallelOptions, workers: int) -> Layout:
         degrees[automatic[0]] = degree
     layout = Layout(zero=options.zero, schedule=options.schedule, **degrees)
     if layout.world_size != workers:
-        raise ValueError(f"{layout.factors} = {layout.world_size}, but workers={workers}")
+        product = f"{layout.factors} = {layout.world_size}"
+        raise ValueError(f'{product}, but workers={workers}; make them equal, or one of the degrees "auto"')
     return layout
 
 

@@ -1,0 +1,219 @@
+"""Can this job run? What the loader cannot know: the model's sizes, the mesh, the portions, and this machine.
+
+check_job needs only the job and its entry (torch stays out for an entry of the catalog); check_place looks at this
+machine and leaves nothing behind. Every refusal is one JobError.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..models.catalog import configure, find, legal, refusal
+from ..models.entry import Entry
+from ..trainers.data.sources import check_source, is_packed
+from ..trainers.layout import AXES, Layout, resolve
+from .load import Loaded
+from .show import flat_values, literal
+from .spec import JobError
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job's model and mesh, fit for each other."""
+
+    entry: Entry
+    config: Any
+    layout: Layout
+
+
+def check_job(job: Loaded) -> Checked:
+    """The entry, its sizes and the layout of a job.
+
+    Raises:
+        JobError: no such model or size, an impossible mesh, portions that do not divide, text that does not fit.
+    """
+    entry, config = check_model(job)
+    layout = check_mesh(job, entry, config)
+    check_portions(job, entry, layout)
+    check_text(job, entry, config)
+    check_trace(job)
+    return Checked(entry, config, layout)
+
+
+def check_place(job: Loaded) -> None:
+    """Whether the data is here and the run folder can be written; nothing is created.
+
+    Raises:
+        JobError: it is not.
+    """
+    check_data(job)
+    check_folder(job)
+
+
+@contextmanager
+def blaming(job: Loaded, *keys: str) -> Iterator[None]:
+    """Turn a ValueError of a lower floor into the job's, with the keys it came from."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise JobError(f"job {job.name!r}: {error}{places(job, keys)}") from error
+
+
+def refuse(job: Loaded, key: str, reason: str) -> JobError:
+    """The error that says what is wrong with one value."""
+    value = dict(flat_values(job.spec)).get(key)
+    return JobError(f"job {job.name!r}: {key} = {literal(value)} {reason}{places(job, (key,))}")
+
+
+def places(job: Loaded, keys: tuple[str, ...]) -> str:
+    """Where the values of some keys were stated, as the end of a message; defaults have no place."""
+    said = {key: job.origins[key] for key in keys if job.origins.get(key, "default") != "default"}
+    return f" ({', '.join(f'{key}: {origin}' for key, origin in said.items())})" if said else ""
+
+
+def check_model(job: Loaded) -> tuple[Entry, Any]:
+    """The entry and its sizes."""
+    model = job.spec.model
+    with blaming(job, "model.name"):
+        entry = find(model.name)
+    sizes = [key for key in job.origins if key.startswith("model.config.")]
+    with blaming(job, "model.preset", *sizes):
+        return entry, configure(entry, model.preset, model.config)
+
+
+def check_mesh(job: Loaded, entry: Entry, config: Any) -> Layout:
+    """The layout, if the entry can be split that way."""
+    options = job.spec.parallel
+    check_splits(job, entry, config, {axis: getattr(options, axis) for axis in AXES})
+    axes = [f"parallel.{axis}" for axis in AXES if getattr(options, axis) != 1]
+    with blaming(job, *axes, "parallel.zero", "resources.workers"):
+        layout = resolve(options, job.spec.resources.workers)
+    check_splits(job, entry, config, layout.degrees)
+    return layout
+
+
+def check_splits(job: Loaded, entry: Entry, config: Any, degrees: Mapping[str, int | str]) -> None:
+    """Refuse a degree that the entry cannot have; one that is still "auto" is passed over."""
+    for axis, degree in degrees.items():
+        if isinstance(degree, int) and (why := refusal(entry, config, axis, degree)):
+            known, size = legal(entry, config).get(axis, ""), divided_size(entry, config, axis)
+            if size and not isinstance(known, str):
+                named = f"{axis}={degree} does not divide {size}={getattr(config, size)}"
+                why = f"{named} (legal: {', '.join(map(str, known))})"
+            raise JobError(f"job {job.name!r}: {why}{places(job, (f'parallel.{axis}',))}")
+
+
+def divided_size(entry: Entry, config: Any, axis: str) -> str:
+    """The size that a degree of this axis must divide, or "": doubled, it is the one that brings new legal degrees."""
+    known = legal(entry, config).get(axis, "")
+    for size in fields(config) if config is not None else ():
+        value = getattr(config, size.name)
+        if type(value) is int and known == divisors(value) and known != doubled(entry, config, axis, size.name):
+            return size.name
+    return ""
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    """What divides a number, smallest first; sizes beyond any degree are left out."""
+    return tuple(each for each in range(1, number + 1) if number % each == 0) if 0 < number < 4096 else ()
+
+
+def doubled(entry: Entry, config: Any, axis: str, size: str) -> Any:
+    """The legal degrees of a model with one size doubled; the known ones where it cannot be."""
+    try:
+        return legal(entry, replace(config, **{size: 2 * getattr(config, size)})).get(axis)
+    except ValueError:
+        return legal(entry, config).get(axis)
+
+
+def check_portions(job: Loaded, entry: Entry, layout: Layout) -> None:
+    """Global batch over data ranks over micro-batches over stages."""
+    train, schedule = job.spec.train, job.spec.parallel.schedule
+    share, rest = divmod(train.global_batch, layout.data)
+    if rest or not share:
+        ranks = f"{layout.data} data ranks (replicate {layout.replicate} x shard {layout.shard})"
+        near = " or ".join(str(each * layout.data) for each in (share, share + 1) if each)
+        raise refuse(job, "train.global_batch", f"does not divide over {ranks}; nearest: {near}")
+    micro = 1 if train.micro_batch == "auto" else train.micro_batch
+    if share % micro:
+        options = ", ".join(map(str, divisors(share)))
+        raise refuse(job, "train.micro_batch", f"does not divide the {share} samples of a data rank (legal: {options})")
+    if schedule == "1f1b" and share // micro < layout.pipeline:
+        raise refuse(job, "parallel.pipeline", few(share, micro, layout))
+    if entry.coupled == "batch":
+        check_coupled(job, entry, layout, share)
+
+
+def few(share: int, micro: int, layout: Layout) -> str:
+    """Why there are too few micro-batches for a pipeline."""
+    needed = layout.pipeline * layout.data * micro
+    return (
+        f'needs at least {layout.pipeline} micro-batches under schedule "1f1b", but a data rank has {share // micro} '
+        f"({share} samples of {micro} each); set train.global_batch to {needed} or more, or train.micro_batch lower"
+    )
+
+
+def check_coupled(job: Loaded, entry: Entry, layout: Layout, share: int) -> None:
+    """An objective over the whole batch takes it in one piece."""
+    reason = f"cannot be: the objective of {entry.name} couples the samples of a batch"
+    if layout.pipeline > 1:
+        raise refuse(job, "parallel.pipeline", f"{reason}, so it takes no pipeline (legal: 1)")
+    if job.spec.train.micro_batch not in ("auto", share):
+        raise refuse(job, "train.micro_batch", f'{reason}, so there is one micro-batch (legal: {share}, "auto")')
+
+
+def check_text(job: Loaded, entry: Entry, config: Any) -> None:
+    """Whether the entry reads what [data] gives, as far as the sizes tell."""
+    data = job.spec.data
+    if not is_packed(data):
+        return
+    if entry.data != "tokens":
+        raise refuse(job, "data.name", f"gives tokens, but {entry.name} reads samples; name a package.module:object")
+    context = getattr(config, "context", data.sequence_length)
+    if data.sequence_length > context:
+        raise refuse(job, "data.sequence_length", f"is more than the model's context={context}")
+    vocabulary = {"bytes": 256, "bpe": data.vocab_size}.get(data.tokenizer, 0)
+    held = getattr(config, "vocab_size", vocabulary)
+    if data.name != "arrow" and vocabulary > held:
+        reason = f"has {vocabulary} tokens, but the model has vocab_size={held}; set model.config.vocab_size"
+        raise refuse(job, "data.tokenizer", f"{reason}={vocabulary}")
+
+
+def check_trace(job: Loaded) -> None:
+    """first:last, in that order."""
+    first, colon, last = job.spec.train.trace.partition(":")
+    if colon and not 0 < int(first) <= int(last):
+        raise refuse(job, "train.trace", "is not first:last with 1 <= first <= last")
+
+
+def check_data(job: Loaded) -> None:
+    """Whether the data is where the job says."""
+    data = job.spec.data
+    with blaming(job, "data.path", *(["data.tokenizer"] if data.tokenizer not in ("bytes", "bpe") else [])):
+        check_source(data)
+    module = data.name.partition(":")[0]
+    if not is_packed(data) and not is_module(module):
+        raise refuse(job, "data.name", f"names no module: {module!r} is not on the import path")
+
+
+def is_module(name: str) -> bool:
+    """Whether a module can be found, without running it."""
+    try:
+        return find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def check_folder(job: Loaded) -> None:
+    """Whether a run folder could be made: a nameless file is opened where it, or the nearest folder above, stands."""
+    folder = Path(job.spec.run.folder).expanduser().absolute()
+    standing = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=standing):
+            pass
+    except OSError as error:
+        raise refuse(job, "run.folder", f"cannot be written: {standing}: {error.strerror}") from None
