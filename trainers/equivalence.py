@@ -15,12 +15,13 @@ from torch.distributed.tensor import DTensor
 
 from ..models.entry import Entry
 from .clock import Clock
-from .gradients import clip_factor, local
+from .gradients import clip_factor
 from .layout import Layout
 from .mesh import Mesh, build_mesh
 from .optimizers import ShardedOptimizer
 from .options import OptimizerOptions
 from .parallelize import parallelize
+from .parts import local
 from .step import Step
 from .terms import Batch
 from .world import Worker

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from .layout import Layout
+from .parts import local
 
 
 def copies(parameter: nn.Parameter, layout: Layout) -> int:
@@ -17,11 +18,6 @@ def copies(parameter: nn.Parameter, layout: Layout) -> int:
             if not placement.is_replicate():  # a strided shard is a shard too
                 shards *= parameter.device_mesh.size(dim)
     return layout.data * layout.tensor // shards
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:

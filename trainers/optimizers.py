@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from .gradients import local
 from .options import OptimizerOptions
+from .parts import local
 
 
 class ShardedOptimizer:

@@ -20,9 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..models.entry import Entry, Shape
 from ..models.program import build
-from .gradients import copies, local
+from .gradients import copies
 from .layout import Layout, refusal
 from .mesh import Mesh
+from .parts import local
 from .pipeline import Pipeline, keep_units, stage_units
 from .replicate import GradientReducer
 from .tensor import split_layers

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
+
+from .parts import local, shaped_like
 
 BUCKET_BYTES = 25 * 2**20
 
@@ -20,24 +21,16 @@ class Bucket:
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
         self.waiting = len(parameters)
-        locals_ = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-        self.flat = torch.zeros(sum(x.numel() for x in locals_), dtype=locals_[0].dtype, device=locals_[0].device)
-        views = self.flat.split([x.numel() for x in locals_])
-        self.gradients = [_like(p, v.view(x.shape)) for p, v, x in zip(parameters, views, locals_, strict=True)]
+        parts = [local(p.detach()) for p in parameters]
+        self.flat = torch.zeros(sum(x.numel() for x in parts), dtype=parts[0].dtype, device=parts[0].device)
+        views = self.flat.split([x.numel() for x in parts])
+        self.gradients = [shaped_like(p, v.view(x.shape)) for p, v, x in zip(parameters, views, parts, strict=True)]
 
     def attach(self) -> None:
         """Zero the gradients and make them the parameters' own."""
         self.flat.zero_()
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
-
-
-def _like(parameter: nn.Parameter, local: Tensor) -> Tensor:
-    if not isinstance(parameter, DTensor):
-        return local
-    return DTensor.from_local(
-        local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
-    )
 
 
 class GradientReducer:

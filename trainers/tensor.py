@@ -13,9 +13,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from ..models.entry import TensorPlan
+from .parts import local
 
 
 class _Enter(torch.autograd.Function):
@@ -46,11 +47,6 @@ class _Leave(torch.autograd.Function):
         return _Enter.apply(gradient, ctx.group), None
 
 
-def _local(weight: Tensor) -> Tensor:
-    """This rank's part of a weight; under ZeRO the gathered weight is a DTensor over the tensor axis alone."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
-
-
 def _split(parameter: nn.Parameter, axis: DeviceMesh, dim: int) -> nn.Parameter:
     """A rank's shard of a parameter that every rank holds in full; no communication."""
     split = distribute_tensor(parameter.data, axis, [Shard(dim)], src_data_rank=None)
@@ -70,7 +66,7 @@ class ColumnLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.enters:
             x = _Enter.apply(x, self.group)
-        return F.linear(x, _local(self.weight), None if self.bias is None else _local(self.bias))
+        return F.linear(x, local(self.weight), None if self.bias is None else local(self.bias))
 
 
 class RowLinear(nn.Module):
@@ -83,7 +79,7 @@ class RowLinear(nn.Module):
         self.bias = linear.bias  # added once, after the sum: the same on every rank
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _Leave.apply(F.linear(x, _local(self.weight)), self.group)
+        y = _Leave.apply(F.linear(x, local(self.weight)), self.group)
         return y if self.bias is None else y + self.bias
 
 

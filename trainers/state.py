@@ -1,0 +1,28 @@
+"""What must survive? Every tensor of a run by a name that no layout changes, as live references.
+
+A checkpoint or snapshot of these tensors, with the number of updates made, is the whole run: the data's order, the
+draws and the learning rate are functions of the step.
+"""
+
+from torch import Tensor, nn
+
+from .optimizers import ShardedOptimizer
+from .parallelize import Sharded
+from .parts import shaped_like
+
+
+def tensors(sharded: Sharded, optimizer: ShardedOptimizer) -> dict[str, Tensor]:
+    """ "model.<parameter>", "model.<buffer>" and "optimizer.<parameter>.<state>" -> tensor of this rank.
+
+    A DTensor stands for its whole tensor; a plain tensor is the same on every rank that holds the name.
+    """
+    found: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in sharded.parameters.items()}
+    found |= {f"model.{name}": buffer for name, buffer in persistent_buffers(sharded.program).items()}
+    for name, key, part in optimizer.state():
+        found[f"optimizer.{name}.{key}"] = shaped_like(sharded.parameters[name], part)
+    return found
+
+
+def persistent_buffers(program: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to the model's state, by name."""
+    return {name: x for name, x in program.state_dict(keep_vars=True).items() if not isinstance(x, nn.Parameter)}
