@@ -63,9 +63,13 @@ class Entry:
     presets: Mapping[str, Any] = field(default_factory=dict)  # name -> config
     data: Literal["tokens", "samples"] = "samples"  # "tokens": batches of inputs and targets from packed text
     parameters: Callable[[Any], int] | None = None  # elements, tied weights once
+    shapes: Callable[[Any], Mapping[str, Shape]] | None = None  # each parameter's name -> shape, a tied one its owner's
     flops: Callable[[Any, int], float] | None = None  # (config, tokens per sample): forward FLOPs of one sample
     activations: Callable[[Any, int, int, int], int] | None = None
     # (config, samples, tokens, bytes per element): bytes that one unit keeps for backward
+    ends: Callable[[Any, int, int, int], int] | None = None
+    # likewise: bytes that the last unit keeps, the loss included, where first and last are not like the others; the
+    # first unit's output is kept by the second as its input
     units: Callable[[Any], tuple[Unit, ...]] | None = None  # in order; None: the whole Program is one unit
     boundary: Callable[[Any, int, int], tuple[tuple[Shape, str], ...]] | None = None
     # (config, samples, tokens): shape and dtype name ("compute" for the run's) of each tensor between two units

@@ -15,6 +15,9 @@ def size(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+LOGITS = 2**24  # that the loss holds at once
+
+
 @dataclass(frozen=True)
 class GPT2Config:
     """Sizes of a GPT-2.
@@ -64,6 +67,23 @@ def parameters(config: GPT2Config) -> int:
     return sum(unit.parameters for unit in units(config))
 
 
+def shapes(config: GPT2Config) -> dict[str, Shape]:
+    """Every parameter of the Program; the projection's weight is the token embedding."""
+    width = config.width
+    linears = {f"attention.{name}": (width, width) for name in ("query", "key", "value", "output")}
+    linears |= {"mlp.expand": (4 * width, width), "mlp.contract": (width, 4 * width)}
+    block = {f"{name}.{kind}": (width,) for name in ("attention_norm", "mlp_norm") for kind in ("weight", "bias")}
+    for name, shape in linears.items():
+        block |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return {
+        "embed.tokens.weight": (config.vocab_size, width),
+        "embed.positions.weight": (config.context, width),
+        **{f"blocks.{layer}.{name}": shape for layer in range(config.layers) for name, shape in block.items()},
+        "head.norm.weight": (width,),
+        "head.norm.bias": (width,),
+    }
+
+
 def flops(config: GPT2Config, tokens: int) -> float:
     """Forward FLOPs of one sample: 2 per weight of a matrix and token, and attention over the full T x T square.
 
@@ -86,6 +106,16 @@ def activations(config: GPT2Config, samples: int, tokens: int, element: int) -> 
         return samples * tokens * (token + 4 * config.heads)
     square = config.heads * tokens * (2 * element + 1)
     return samples * tokens * (token + 2 * config.width + square) + tokens * tokens
+
+
+def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> int:
+    """Bytes that the head keeps for backward: the norm's input and output, and one chunk of fp32 log-probabilities.
+
+    Backward needs as many bytes again, for the logits' gradient.
+    """
+    rows = samples * tokens
+    logits = min(rows, max(1, LOGITS // config.vocab_size)) * config.vocab_size
+    return rows * (2 * config.width * element + 2 * 4) + 2 * 4 * logits
 
 
 def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape, str], ...]:
@@ -124,8 +154,10 @@ ENTRY = Entry(
     presets=PRESETS,
     data="tokens",
     parameters=parameters,
+    shapes=shapes,
     flops=flops,
     activations=activations,
+    ends=ends,
     units=units,
     boundary=boundary,
     tensor=tensor,
