@@ -2,8 +2,9 @@
 
 So a number is the same on any number of ranks, in any micro-batch and in a recomputed forward; no state is stored.
 The hash is 32-bit integer arithmetic, which wraps and agrees bit for bit on every device: an element's position is
-multiplied by an odd constant, then two rounds of shift-add-multiply follow (after C. Wellons, "Prospecting for hash
-functions", 2018), each with its own half of the sample's 64-bit key, so that two samples never walk one sequence.
+multiplied by an odd constant, then two rounds of shift, xor and multiply follow (constants of C. Wellons, "Prospecting
+for hash functions", 2018), each with its own half of the sample's 64-bit key, so that no two samples share a
+sequence.
 
 B samples of a batch; a key is int32 [B, 2].
 """
@@ -82,26 +83,27 @@ def dropout(
         return x
     if key is None:
         raise ValueError(f'dropout {name!r} needs the random key of each sample: give the batch its "key" [B, 2]')
-    dropped = hashed(key, name, x.shape[1:], start, extent) < round(p * 2**32) - 2**31
-    return x.mul(1.0 / (1.0 - p)).masked_fill(dropped, 0.0)
+    kept = hashed(key, name, x.shape[1:], start, extent) >= round(p * 2**32) - 2**31
+    return (x * kept).mul_(1.0 / (1.0 - p))
 
 
 def hashed(key: Tensor, name: str, shape: Dims, start: Dims | None = None, extent: Dims | None = None) -> Tensor:
     """The 32 random bits of each element, int32 [B, *shape]; arguments and errors as in `draw`."""
     first, second = _stream(key, name, len(shape))
     x = _positions(shape, start, extent, key.device).mul_(SPREAD) + first
-    x = x.add_(x >> 16)
+    x ^= _right(x, 16)
     x = torch.add(second, x, alpha=ROUNDS[0])
-    x = x.add_(x >> 15).mul_(ROUNDS[1])
-    return x.add_(x >> 16)
+    x ^= _right(x, 15)
+    x *= ROUNDS[1]
+    return x.bitwise_xor_(_right(x, 16))
 
 
 def _stream(key: Tensor, name: str, dims: int) -> tuple[Tensor, Tensor]:
     """The two words that set a named stream of each sample apart, int32 [B, 1, ...] each."""
     words = key + signed(crc32(name.encode()), 32)
     for shift, factor in zip((16, 15), ROUNDS, strict=True):
-        words = words.add_(words >> shift).mul_(factor)
-    words = words.add_(words >> 16).view(-1, 2, *[1] * dims)
+        words = (words ^ _right(words, shift)) * factor
+    words = (words ^ _right(words, 16)).view(-1, 2, *[1] * dims)
     return words[:, 0], words[:, 1]
 
 
@@ -136,6 +138,6 @@ def _mix64(x: Tensor) -> Tensor:
     return x ^ _right(x, 31)
 
 
-def _right(x: Tensor, bits: int) -> Tensor:
-    """Shift that brings in zeros; torch's own repeats the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+def _right(x: Tensor, shift: int) -> Tensor:
+    """x shifted right with zeros coming in; torch's own shift repeats the sign."""
+    return (x >> shift).bitwise_and_((1 << (8 * x.itemsize - shift)) - 1)

@@ -1,0 +1,72 @@
+"""Is the chunked loss the plain one, with a memory that does not grow with the rows?"""
+
+import pytest
+import torch
+from shardwright.models.layers import cross_entropy as module
+from shardwright.models.layers.cross_entropy import cross_entropy
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def inputs(rows: int = 30, width: int = 8, vocab: int = 11, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, width, generator=random).to(dtype).requires_grad_()
+    weight = torch.randn(vocab, width, generator=random).to(dtype).requires_grad_()
+    targets = torch.randint(vocab, (rows,), generator=random)
+    targets[::4] = -100
+    return [x, weight, targets]
+
+
+@pytest.mark.parametrize("chunk", [1, 11 * 7, 11 * 15, 11 * 29, 11 * 30])
+def test_every_chunk_size_gives_the_plain_loss_and_gradients(chunk: int) -> None:
+    x, weight, targets = inputs(dtype=torch.float32)
+    total, count = cross_entropy(x.view(5, 6, 8), weight, targets.view(5, 6), chunk)
+    (3.0 * total).backward()
+    x_plain, weight_plain, _ = inputs(dtype=torch.float32)
+    plain = F.cross_entropy(x_plain @ weight_plain.T, targets, reduction="sum")
+    (3.0 * plain).backward()
+    assert (total.dtype, count.dtype, total.dim(), count.dim()) == (torch.float32, torch.float32, 0, 0)
+    assert int(count) == int((targets != -100).sum()) == 22
+    torch.testing.assert_close(total, plain)
+    torch.testing.assert_close(x.grad, x_plain.grad)
+    torch.testing.assert_close(weight.grad, weight_plain.grad)
+
+
+def test_half_precision_sums_in_fp32() -> None:
+    x, weight, targets = inputs(dtype=torch.bfloat16)
+    exact = F.cross_entropy(x.float() @ weight.float().T, targets, reduction="sum")
+    total, _ = cross_entropy(x, weight, targets, 11 * 7)
+    total.backward()
+    assert total.dtype == torch.float32 and weight.grad is not None and weight.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(total, exact, rtol=1e-2, atol=0.0)
+
+
+def test_nothing_to_predict_is_a_zero_with_zero_gradients() -> None:
+    for chunk in (11 * 7, 11 * 30):
+        x, weight, _ = inputs()
+        total, count = cross_entropy(x, weight, torch.full((30,), -100), chunk)
+        total.backward()
+        assert float(total) == float(count) == 0.0
+        assert not x.grad.any() and not weight.grad.any()  # type: ignore[union-attr]
+
+
+class Largest(TorchDispatchMode):
+    """Records the most elements of any tensor that an operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+        result = function(*arguments, **(keywords or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_logits_never_exist_at_once() -> None:
+    x, weight, targets = inputs(rows=512, width=4, vocab=256, dtype=torch.float32)
+    with Largest() as largest:
+        total, _ = cross_entropy(x, weight, targets, chunk=32 * 256)
+        total.backward()
+    assert largest.elements <= 32 * 256
+    assert module.CHUNK >= 50257, "a chunk holds at least one row of GPT-2's vocabulary"
