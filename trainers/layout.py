@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from ..models import catalog
 from ..models.entry import Entry
 from .options import ParallelOptions
 
@@ -140,17 +141,5 @@ def resolve(options: ParallelOptions, workers: int) -> Layout:
 
 def refusal(entry: Entry, config: Any, layout: Layout) -> str:
     """Why an entry cannot be laid out so, in one sentence; "" where it can."""
-    name = entry.name or "this model"
-    legal = entry.degrees(config) if entry.degrees else {}
-    declared = {"tensor": entry.tensor is not None, "pipeline": entry.units is not None and entry.boundary is not None}
-    missing = {"tensor": "it declares no tensor plan", "pipeline": "it declares no units and boundary"}
-    for axis, possible in declared.items():
-        degree = layout.degrees[axis]
-        if degree == 1:
-            continue
-        if not possible or axis in entry.refusals:
-            return f"{name} cannot be trained with {axis}={degree}: {entry.refusals.get(axis, missing[axis])}"
-        if axis in legal and degree not in legal[axis]:
-            choices = ", ".join(map(str, legal[axis]))
-            return f"{name} cannot be trained with {axis}={degree} (legal: {choices})"
-    return ""
+    reasons = (catalog.refusal(entry, config, axis, degree) for axis, degree in layout.degrees.items())
+    return next((reason for reason in reasons if reason), "")

@@ -1,0 +1,21 @@
+"""What does a run do, step after step? Load, step, snapshot, and now and then evaluate and save; leave when asked."""
+
+from .session import Session
+
+
+def train(session: Session) -> str:
+    """Take a session from the step it was restored at to its last; "finished" or "stopped". Collective."""
+    session.enter("train")
+    for step in range(session.start, session.steps):
+        outcome = session.step(step, session.load(step), bool(session.worker.stop()), session.clock)
+        done = step + 1
+        session.snapshot(done)
+        session.report(done, outcome)
+        if session.evaluates_after(done):
+            session.evaluate(done)
+        if outcome.stop and done < session.steps:
+            session.save(done)
+            return session.end(done, "stopped")
+        if session.saves_after(done):
+            session.save(done)
+    return session.end(session.steps, "finished")

@@ -1,0 +1,207 @@
+"""What does the loop work with? Everything of one rank, built in order and restored, with one method for each event."""
+
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+from ..models.entry import Entry
+from .checkpoint.snapshot import Slots
+from .checkpoint.store import save
+from .clock import Clock
+from .data.dataset import Data, MapStyle
+from .data.loader import Loader, Positions
+from .data.order import InTurn, Order
+from .layout import Layout
+from .mesh import build_mesh
+from .optimizers import ShardedOptimizer
+from .options import (
+    CheckpointOptions,
+    EvalOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    TrainOptions,
+)
+from .parallelize import parallelize
+from .portions import share, total_steps
+from .probe import settle_micro_batch
+from .restore import restore
+from .schedules import factor
+from .state import tensors
+from .step import Outcome, Step, Totals
+from .terms import Batch, Terms, add
+from .world import Worker
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is asked of the trainer, as values."""
+
+    entry: Entry
+    config: Any
+    layout: Layout
+    data: Data
+    train: TrainOptions
+    optimizer: OptimizerOptions
+    schedule: ScheduleOptions
+    checkpoint: CheckpointOptions
+    eval: EvalOptions
+    seed: int
+    snapshot_every: int  # steps; 0: none
+    checkpoints: Path  # folder of the run's checkpoints
+    first_guess: int  # samples of a micro-batch that should fit, where train.micro_batch is "auto"
+
+
+class Session:
+    """One rank of one attempt."""
+
+    def __init__(self, worker: Worker, training: Training) -> None:
+        """Build and restore. Collective.
+
+        Raises:
+            ValueError: the job cannot be trained so; the sentence says why.
+        """
+        self.worker, self.training = worker, training
+        self.clock = Clock()
+        data, options = training.data, training.train
+        self.steps = total_steps(options, len(data.train), data.tokens_per_sample)
+        self.enter("parallelize")
+        mesh = build_mesh(training.layout, worker.rank, worker.device)
+        self.sharded = parallelize(
+            training.entry,
+            training.config,
+            mesh,
+            seed=training.seed,
+            tokens=data.tokens_per_sample or 0,
+            dtype=options.dtype,
+            recompute=options.recompute,
+        )
+        optimizer = ShardedOptimizer(training.optimizer, self.sharded.parameters)
+        self.tensors = tensors(self.sharded, optimizer)
+        self.enter("restore")
+        self.slots = Slots(worker.snapshots, self.tensors) if worker.snapshots and training.snapshot_every else None
+        restored = restore(worker, training.checkpoints, self.tensors, self.slots)
+        worker.tell("resume", step=restored.step, source=restored.source, path=restored.path)
+        optimizer.set_steps(restored.step)
+        self.start = restored.step
+        self.micro_batch = self._micro_batch(restored.host.get("micro_batch"))
+        self.loader = self._loader(data.train, Order(len(data.train), training.seed), self.micro_batch)
+        self.held_out = None
+        if data.held_out is not None:
+            self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
+        self.step = Step(self.sharded, optimizer, self._lr, options.clip)
+        self.totals = Totals(self.sharded)
+
+    def enter(self, phase: str) -> None:
+        """Report which phase begins."""
+        self.worker.tell("phase", name=phase)
+
+    def load(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of a step, on its device."""
+        with self.clock("data"):
+            return [self._moved(batch) for batch in self.loader.load(step)]
+
+    def snapshot(self, done: int) -> None:
+        """Keep the state in memory, if it is its turn."""
+        if self.slots is not None and done % self.training.snapshot_every == 0:
+            with self.clock("snapshot"):
+                self.slots.write(done, self._host(done))
+
+    def report(self, done: int, outcome: Outcome) -> None:
+        """Tell what a step found and where its time went."""
+        seconds, spent = self.clock.read()
+        samples = self.training.train.global_batch
+        self.worker.tell(
+            "step",
+            step=done,
+            loss=outcome.loss,
+            terms=outcome.terms,
+            lr=outcome.lr,
+            grad_norm=outcome.grad_norm,
+            samples=samples,
+            tokens=samples * (self.training.data.tokens_per_sample or 1),
+            seconds=seconds,
+            spent=spent,
+        )
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether held-out data is due."""
+        every = self.training.eval.every
+        return self.held_out is not None and (done == self.steps or bool(every and done % every == 0))
+
+    def evaluate(self, done: int) -> None:
+        """Tell the loss on held-out data, in nats and, where bytes are known, in bits per byte. Collective."""
+        assert self.held_out is not None
+        self.enter("eval")
+        with self.clock("eval"):
+            terms: Terms = {}
+            for index in range(min(self.training.eval.batches, self.held_out.whole_batches)):
+                micro_batches = [self._moved(batch) for batch in self.held_out.load(index)]
+                terms = add(terms, self.sharded.evaluate(micro_batches))
+            sums, _ = self.totals(terms)
+        loss = sums["loss"][0] / sums["loss"][1]
+        size = self.training.data.bytes_per_token
+        bits = loss / (log(2) * size) if size else None
+        self.worker.tell("eval", step=done, loss=loss, bits_per_byte=bits, seconds=self.clock.spent["eval"])
+        self.enter("train")
+
+    def saves_after(self, done: int) -> bool:
+        """Whether a checkpoint is due."""
+        every = self.training.checkpoint.every
+        return done == self.steps or bool(every and done % every == 0)
+
+    def save(self, done: int) -> None:
+        """Publish a checkpoint. Collective."""
+        self.enter("checkpoint")
+        with self.clock("checkpoint"):
+            path = save(
+                self.training.checkpoints,
+                done,
+                self.tensors,
+                self._host(done),
+                attempt=self.worker.attempt,
+                keep=self.training.checkpoint.keep,
+            )
+        self.worker.tell("checkpoint", step=done, path=str(path), seconds=self.clock.spent["checkpoint"])
+        self.enter("train")
+
+    def end(self, done: int, reason: str) -> str:
+        """Tell how the attempt ended."""
+        self.worker.tell("end", step=done, reason=reason)
+        return reason
+
+    def _host(self, done: int) -> dict[str, Any]:
+        """The state that is no tensor."""
+        return {"step": done, "micro_batch": self.micro_batch, "seed": self.training.seed}
+
+    def _lr(self, step: int) -> float:
+        return self.training.optimizer.lr * factor(self.training.schedule, step, self.steps)
+
+    def _loader(self, dataset: MapStyle, order: Positions, micro_batch: int) -> Loader:
+        training = self.training
+        return Loader(
+            dataset,
+            order,
+            seed=training.seed,
+            global_batch=training.train.global_batch,
+            data_rank=training.layout.data_rank(self.worker.rank),
+            data_degree=training.layout.data,
+            micro_batch=micro_batch,
+        )
+
+    def _moved(self, batch: Batch) -> Batch:
+        return {name: x.to(self.worker.device, non_blocking=True) for name, x in batch.items()}
+
+    def _micro_batch(self, settled: int | None) -> int:
+        """Samples of a micro-batch: the job's, the one this run settled on before, or one that a probe step finds."""
+        options, of_rank = self.training.train, share(self.training.train.global_batch, self.training.layout.data)
+        if options.micro_batch != "auto":
+            return options.micro_batch
+        if settled and of_rank % settled == 0:
+            return settled
+        self.enter("probe")
+        data = self.training.data.train
+        (batch,) = self._loader(data, Order(len(data), self.training.seed), of_rank).load(0)
+        size = settle_micro_batch(self.sharded, self._moved(batch), self.training.first_guess)
+        self.worker.tell("micro_batch", size=size, estimate=self.training.first_guess)
+        return size
