@@ -20,7 +20,19 @@ WITH_TORCH = (  # what runs only where torch is: the networks, the training itse
     "trainers/*.py",
     "trainers/**/*.py",
 )
-WITHOUT_TORCH_IN_TRAINERS = ("options.py", "layout.py", "sink.py", "memory.py", "__init__.py")
+WITHOUT_TORCH = (  # and what is read on a machine that only submits, watches and reports
+    "__init__.py",
+    "trainers/options.py",
+    "trainers/layout.py",
+    "trainers/memory.py",
+    "trainers/sink.py",
+    "trainers/checkpoint/manifest.py",
+    "trainers/checkpoint/snapshot.py",
+    "trainers/data/order.py",
+    "trainers/data/pack.py",
+    "trainers/data/sources.py",
+    "trainers/data/tokenizer.py",
+)
 
 AUDIT = """\
 import importlib, sys
@@ -40,9 +52,7 @@ def audit(code: str, *arguments: str) -> None:
 
 def is_light(path: Path) -> bool:
     """Whether a file, relative to the root, must be importable without torch."""
-    if path.parts[0] == "trainers" and path.name in WITHOUT_TORCH_IN_TRAINERS:
-        return True
-    return path.name == "__init__.py" or not any(path.match(pattern) for pattern in WITH_TORCH)
+    return any(map(path.match, WITHOUT_TORCH)) or not any(map(path.match, WITH_TORCH))
 
 
 def dotted(path: Path) -> str:

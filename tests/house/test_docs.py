@@ -1,0 +1,37 @@
+"""Do the pages speak of what exists? Their links, keys and files are compared with the disk and the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+from shardwright.jobs.fields import keys, section_types
+
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+SECTION = re.compile(r"^### \[(\w+)\]\n(.*?)(?=^##|\Z)", re.M | re.S)
+ROW = re.compile(r"^\| `(\w+)` \|", re.M)
+PAGES = ("README.md", "CONTRIBUTING.md", "docs")
+
+
+def pages(root: Path) -> list[Path]:
+    """Every page of the project."""
+    return sorted(
+        page for name in PAGES for page in ([root / name] if name.endswith(".md") else (root / name).glob("*.md"))
+    )
+
+
+def test_every_link_to_a_file_leads_there(root: Path) -> None:
+    links = {(page, link) for page in pages(root) for link in LINK.findall(page.read_text())}
+    assert len(links) > 10
+    assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+
+
+def test_the_page_on_the_job_file_names_every_key_and_no_other(root: Path) -> None:
+    text = (root / "docs" / "job-file.md").read_text()
+    written = {section: ROW.findall(body) for section, body in SECTION.findall(text)}
+    assert written == {section: list(keys(section, options)) for section, options in section_types().items()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_is_there(page: str, root: Path) -> None:
+    named = re.findall(r"`((?:\w+/)+\w+\.(?:py|toml|md))`", (root / page).read_text())
+    assert not [name for name in named if not name.startswith("models/NAME/") and not (root / name).exists()]
