@@ -1,0 +1,133 @@
+"""Is a strategy's result that of one process? Each strategy in turn on fresh ranks, the figures beside the bounds."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..models.catalog import configure, find
+from ..models.entry import Entry
+from ..trainers.layout import Layout, parse_strategy, refusal
+from ..trainers.options import OptimizerOptions
+from .call import RankFailure
+from .pool import Pool
+
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "tensor2", "pipeline2", "zero3x2_tensor2_pipeline2")
+TOLERANCE = 1e-5  # of the loss, of gradients relative to the largest one, and of the weights
+DEADLINE = 300.0  # seconds of one strategy
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One strategy's differences from one process; null where it did not run."""
+
+    name: str
+    world_size: int
+    loss_diff: float | None  # largest over the steps
+    grad_diff: float | None  # largest, relative to the model's largest gradient
+    weight_diff: float | None  # largest after the steps of SGD with momentum
+    update_diff: float | None  # largest after one update of the job's own optimizer from identical gradients
+    ok: bool
+    reason: str = ""  # why it did not run
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify model` found."""
+
+    model: str
+    strategies: tuple[Verdict, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every strategy gave the result of one process."""
+        return all(verdict.ok for verdict in self.strategies)
+
+    def to_json(self) -> str:
+        """{"model", "strategies": [{"name", "world_size", "loss_diff", "grad_diff", "weight_diff", "ok", ...}]}."""
+        return json.dumps({"model": self.model, "strategies": [asdict(v) for v in self.strategies]}, indent=1)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [f"{self.model}: differences from one process, at most {TOLERANCE:g} each", HEADER, *self.rows()]
+        )
+
+    def rows(self) -> list[str]:
+        """One line a strategy."""
+        return [row(verdict) for verdict in self.strategies]
+
+
+HEADER = f"{'strategy':28} {'ranks':>5} {'loss':>9} {'gradient':>9} {'weight':>9} {'update':>9}"
+
+
+def row(verdict: Verdict) -> str:
+    """One line of the table."""
+    figures = (verdict.loss_diff, verdict.grad_diff, verdict.weight_diff, verdict.update_diff)
+    columns = " ".join(f"{'-' if value is None else format(value, '.1e'):>9}" for value in figures)
+    mark = "ok" if verdict.ok else f"FAILED {verdict.reason}"
+    return f"{verdict.name:28} {verdict.world_size:5} {columns}  {mark.strip()}"
+
+
+def verify(
+    model: str,
+    strategies: Iterable[str] = STRATEGIES,
+    *,
+    preset: str = "",
+    config: Mapping[str, Any] | None = None,
+    data: str = "",
+    optimizer: OptimizerOptions | None = None,
+    paths: tuple[str, ...] = (),
+    found: Callable[[Verdict], None] = lambda verdict: None,
+) -> Verification:
+    """Compare strategies of a model with one process, on this machine.
+
+    Args:
+        model, preset, config: as in [model] of a job file.
+        strategies: names such as ddp, zero1, zero3x4, tensor2, pipeline2, zero3x2_tensor2_pipeline2.
+        data: "package.module:object", for an entry that reads samples of its own.
+        optimizer: the job's own; AdamW with the defaults.
+        paths: where the workers find the user's modules.
+        found: called with each verdict as it comes.
+
+    Raises:
+        ValueError: a strategy's name, the model or its sizes are wrong, or the model cannot be split so.
+    """
+    entry = find(model)
+    sizes = configure(entry, preset, config or {})
+    layouts = {name: checked(entry, sizes, name) for name in strategies}
+    payload = {
+        "model": model,
+        "preset": preset,
+        "config": dict(config or {}),
+        "data": data,
+        "optimizer": asdict(optimizer or OptimizerOptions()),
+    }
+    verdicts = []
+    with Pool(["shardwright.jobs.verify"], paths=paths) as pool:
+        for name, layout in layouts.items():
+            verdicts.append(judge(pool, name, layout.world_size, payload))
+            found(verdicts[-1])
+    return Verification(model, tuple(verdicts))
+
+
+def checked(entry: Entry, config: Any, strategy: str) -> Layout:
+    """The layout that a strategy names, if the entry can be laid out so.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    layout = parse_strategy(strategy)
+    if reason := refusal(entry, config, layout):
+        raise ValueError(reason)
+    return layout
+
+
+def judge(pool: Pool, strategy: str, world_size: int, payload: Mapping[str, Any]) -> Verdict:
+    """Run one strategy; a failure of its ranks is a verdict too."""
+    try:
+        task = "shardwright.jobs.verify:verify"
+        differences = pool.run(task, world_size, {**payload, "strategy": strategy}, DEADLINE)[0]
+    except RankFailure as error:
+        return Verdict(strategy, world_size, None, None, None, None, ok=False, reason=str(error))
+    figures = [differences[name] for name in ("loss", "gradient", "weight", "update")]
+    return Verdict(strategy, world_size, *figures, ok=all(value <= TOLERANCE for value in figures))

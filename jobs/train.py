@@ -1,0 +1,42 @@
+"""What does a worker of a run do? It reads the run's own record and hands its values to the trainer."""
+
+from pathlib import Path
+
+from ..trainers.data.dataset import Data, open_data
+from ..trainers.loop import train as train_loop
+from ..trainers.session import Session, Training
+from ..trainers.world import Worker
+from .check import Checked, check_job
+from .load import Loaded, load_resolved
+from .run_folder import RunFolder
+
+
+def train(worker: Worker, run: str) -> str:
+    """Train one rank of a run to its end, or until it is asked to stop; "finished" or "stopped"."""
+    folder = RunFolder(Path(run))
+    job = load_resolved(folder.spec)
+    checked = check_job(job)
+    worker.tell("phase", name="data")
+    data = open_data(job.spec.data, checked.entry.data)
+    session = Session(worker, training(job, checked, data, folder.checkpoints))
+    return train_loop(session)
+
+
+def training(job: Loaded, checked: Checked, data: Data, checkpoints: Path) -> Training:
+    """The part of a job that the trainer reads."""
+    spec = job.spec
+    return Training(
+        entry=checked.entry,
+        config=checked.config,
+        layout=checked.layout,
+        data=data,
+        train=spec.train,
+        optimizer=spec.optimizer,
+        schedule=spec.schedule,
+        checkpoint=spec.checkpoint,
+        eval=spec.eval,
+        seed=spec.run.seed,
+        snapshot_every=spec.recovery.snapshot_every,
+        checkpoints=checkpoints,
+        first_guess=spec.train.global_batch,
+    )

@@ -1,0 +1,79 @@
+"""What does a rank of `verify model` do? It makes the trial's batches, equal on every rank, and compares."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ..models.catalog import configure, find
+from ..models.draw import draw, keys
+from ..models.entry import Entry
+from ..trainers.data.dataset import open_data
+from ..trainers.data.loader import Loader
+from ..trainers.data.order import Order
+from ..trainers.equivalence import STEPS, Trial, compare
+from ..trainers.layout import parse_strategy
+from ..trainers.options import DataOptions, OptimizerOptions
+from ..trainers.terms import Batch
+from ..trainers.world import Worker
+
+MICRO_BATCHES = 2  # of a data rank in one step
+SAMPLES = 2  # of a micro-batch
+TOKENS = 16  # of a sample, at most
+
+
+def verify(
+    worker: Worker, model: str, preset: str, config: dict[str, Any], data: str, strategy: str, optimizer: dict[str, Any]
+) -> dict[str, float] | None:
+    """The differences that a strategy makes, on rank 0.
+
+    Args:
+        model, preset, config: as in [model] of a job file.
+        data: "package.module:object" that gives the samples, where the entry does not read tokens.
+        strategy: as parse_strategy reads it.
+        optimizer: fields of the job's own [optimizer].
+    """
+    entry = find(model)
+    sizes = configure(entry, preset, config)
+    layout = parse_strategy(strategy)
+    tokens = min(TOKENS, sizes.context) if entry.data == "tokens" else 0
+    portions = layout.data * MICRO_BATCHES
+    batches = token_batches(sizes.vocab_size, tokens, portions) if tokens else own_batches(entry, data, portions)
+    trial = Trial(entry, sizes, OptimizerOptions(**optimizer), MICRO_BATCHES, tokens)
+    found = compare(worker, trial, layout, batches)
+    return asdict(found) if found else None
+
+
+def token_batches(vocabulary: int, tokens: int, portions: int) -> list[list[Batch]]:
+    """Random tokens, step by step and portion by portion.
+
+    The later a portion, the more of its targets count for nothing, so that a mean of means cannot pass for a mean.
+    """
+    steps: list[list[Batch]] = []
+    for step in range(STEPS):
+        steps.append([])
+        for portion in range(portions):
+            sample = torch.arange(SAMPLES) + SAMPLES * (portion + portions * step)
+            key = keys(0, step, sample)
+            text = (draw(key, "text", (tokens + 1,)) * vocabulary).long()
+            ignored = draw(key, "ignored", (tokens,)) < 0.8 * portion / portions
+            targets = text[:, 1:].masked_fill(ignored, -100)
+            steps[-1].append({"inputs": text[:, :-1], "targets": targets, "sample": sample, "key": key})
+    return steps
+
+
+def own_batches(entry: Entry, data: str, portions: int) -> list[list[Batch]]:
+    """The first samples of a user's data set.
+
+    Raises:
+        ValueError: no data set is named.
+    """
+    if not data:
+        raise ValueError(
+            f"{entry.name or 'this model'} reads samples of its own: name the data set that gives them "
+            "(--data package.module:object)"
+        )
+    dataset = open_data(DataOptions(name=data), entry.data).train
+    order = Order(len(dataset), seed=0)
+    loader = Loader(dataset, order, 0, SAMPLES * portions, data_rank=0, data_degree=1, micro_batch=SAMPLES)
+    return [loader.load(step) for step in range(STEPS)]
