@@ -30,8 +30,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mypy(root: Path, installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """mypy with the project's rules, seeing `shardwright` where it is installed."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(root / "pyproject.toml")]
+    """mypy with the project's rules (strict, but for what torch leaves untyped), seeing `shardwright` as installed."""
+    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml")]
     return subprocess.run(
         [*command, "--cache-dir", str(root / ".mypy_cache"), *arguments],
         cwd=installed,
