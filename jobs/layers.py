@@ -184,7 +184,7 @@ def parse_key(word: str, name: str) -> KeyPath:
         found = list(flat(tomllib.loads(f"{name} = 0")))
     except ValueError:
         found = []
-    if len(found) != 1 or found[0][1] != 0:
+    if len(found) != 1 or found[0][1] != 0 or "\n" in name:
         raise JobError(f"command line: {word!r}: {name!r} is not a dotted key, such as train.steps")
     return found[0][0]
 
