@@ -1,6 +1,8 @@
 """Do the pages speak of what exists? Their links, keys and files are compared with the disk and the code."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,16 @@ def test_the_page_on_the_job_file_names_every_key_and_no_other(root: Path) -> No
 def test_every_file_that_a_page_names_is_there(page: str, root: Path) -> None:
     named = re.findall(r"`((?:\w+/)+\w+\.(?:py|toml|md))`", (root / page).read_text())
     assert not [name for name in named if not name.startswith("models/NAME/") and not (root / name).exists()]
+
+
+@pytest.mark.slow
+def test_the_example_of_your_own_model_trains_as_it_stands(root: Path, tmp_path: Path) -> None:
+    text = (root / "docs" / "bring-your-own.md").read_text()
+    for language, name in (("python", "mine.py"), ("toml", "mine.toml")):
+        (block,) = re.findall(rf"```{language}\n(.*?)```", text, re.S)
+        (tmp_path / name).write_text(block)
+    command = [Path(sys.executable).parent / "shardwright", "run", "mine.toml", "train.steps=3"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "runs" / "mine-1" / "checkpoints").glob("step-000000003/manifest.json"))
+    assert list((tmp_path / "runs" / "mine-1" / "code").glob("*/mine.py"))

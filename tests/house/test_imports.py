@@ -12,6 +12,8 @@ import pytest
 HEAVY = ("torch", "ray", "kubernetes", "transformers", "tensorboard")
 FLOORS = ("models", "trainers", "jobs", "cluster", "slurm", "k8s")
 WITH_TORCH = (  # what runs only where torch is: the networks, the training itself, and the tasks of a worker
+    "jobs/train.py",
+    "jobs/verify.py",
     "models/draw.py",
     "models/program.py",
     "models/layers/*.py",
