@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shardwright.cli import main
 from shardwright.jobs.fields import keys, section_types
 
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
@@ -50,3 +51,13 @@ def test_the_example_of_your_own_model_trains_as_it_stands(root: Path, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((tmp_path / "runs" / "mine-1" / "checkpoints").glob("step-000000003/manifest.json"))
     assert list((tmp_path / "runs" / "mine-1" / "code").glob("*/mine.py"))
+
+
+def test_the_table_names_every_verb_and_no_other(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = re.search(r"^\| verb \|.*?\n\n", (root / "README.md").read_text(), re.M | re.S)
+    assert table
+    written = {verb for row in table[0].splitlines()[2:] for verb in re.findall(r"`([a-z]+)", row.split("|")[1])}
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = set(re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, re.M))
+    assert written == said
