@@ -133,10 +133,12 @@ def _default(entry: Entry, config: Any, axis: str) -> tuple[int, ...] | str:
 def refusal(entry: Entry, config: Any, axis: str, degree: int) -> str:
     """Why a degree of an axis is not possible, or "" where it is."""
     answer = legal(entry, config).get(axis, (degree,))
-    if degree == 1 or degree in answer:
+    if degree == 1:
         return ""
     if isinstance(answer, str):
         return f"{axis}={degree}: {answer}"
+    if degree in answer:
+        return ""
     return f"{axis}={degree} cannot split {entry.name} of these sizes (legal: {', '.join(map(str, answer))})"
 
 

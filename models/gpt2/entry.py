@@ -9,13 +9,12 @@ from typing import Any
 
 from ..entry import Entry, Shape, TensorPlan, Unit
 
+LOGITS = 2**24  # that the loss holds at once: 64 MiB in fp32
+
 
 def size(default: Any, help: str) -> Any:
     """A field of the config with its help text."""
     return field(default=default, metadata={"help": help})
-
-
-LOGITS = 2**24  # that the loss holds at once
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ def shapes(config: GPT2Config) -> dict[str, Shape]:
     width = config.width
     linears = {f"attention.{name}": (width, width) for name in ("query", "key", "value", "output")}
     linears |= {"mlp.expand": (4 * width, width), "mlp.contract": (width, 4 * width)}
-    block = {f"{name}.{kind}": (width,) for name in ("attention_norm", "mlp_norm") for kind in ("weight", "bias")}
+    block: dict[str, Shape] = {
+        f"{name}.{kind}": (width,) for name in ("attention_norm", "mlp_norm") for kind in ("weight", "bias")
+    }
     for name, shape in linears.items():
         block |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     return {

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..draw import dropout
 from ..layers.cross_entropy import cross_entropy
-from .entry import GPT2Config
+from .entry import LOGITS, GPT2Config
 
 Terms = dict[str, tuple[Tensor, Tensor]]
 
@@ -158,7 +158,7 @@ class Head(nn.Module):
         x = self.norm(x)
         if targets is None:
             return {"logits": F.linear(x, self.weight)}
-        return {"loss": cross_entropy(x, self.weight, targets)}
+        return {"loss": cross_entropy(x, self.weight, targets, LOGITS)}
 
 
 def initialise(program: GPT2) -> None:

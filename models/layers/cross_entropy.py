@@ -12,14 +12,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 IGNORED = -100  # the target that is not counted
-CHUNK = 2**24  # logits that exist at once: 64 MiB in fp32
 
 
-def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """Sum of the negative log-likelihoods of targets under softmax(x @ weight.T), and the number of targets.
 
-    x [..., C], weight [V, C], targets int64 [...] with -100 where nothing is to be predicted. Both results are fp32
-    scalars. Where all logits fit in one chunk they are kept for backward, which then saves their recomputation.
+    x [..., C], weight [V, C], targets int64 [...] with -100 where nothing is to be predicted; both results are fp32
+    scalars. `chunk` is how many logits may exist at once, one row at least; where all fit in one chunk they are kept
+    for backward, which then saves their recomputation.
     """
     x, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     rows = max(1, chunk // weight.shape[0])

@@ -2,11 +2,25 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
-from shardwright.models.gpt2.entry import ENTRY, PRESETS, GPT2Config, activations, flops, parameters, units
+from shardwright.models.gpt2.entry import (
+    ENTRY,
+    LOGITS,
+    PRESETS,
+    GPT2Config,
+    activations,
+    ends,
+    flops,
+    parameters,
+    shapes,
+    units,
+)
 from shardwright.models.gpt2.model import GPT2
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,34 +67,60 @@ def test_flops_are_those_that_torch_counts(preset: str) -> None:
     assert flops(config, tokens) == counter.get_total_flops()
 
 
+@contextmanager
+def kept(*known: Tensor) -> Iterator[dict[int, int]]:
+    """Bytes of each storage that autograd keeps while this lasts, those of known tensors apart."""
+    storages: dict[int, int] = {}
+    apart = {tensor.untyped_storage().data_ptr() for tensor in known}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in apart:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield storages
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_activations_are_the_bytes_that_a_block_keeps(dropout: float, dtype: torch.dtype) -> None:
     config = replace(TINY, dropout=dropout)
     block = GPT2(config).blocks["1"].to(dtype)
-    weights = {weight.untyped_storage().data_ptr() for weight in block.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     x = torch.randn(8, 128, config.width, dtype=dtype, requires_grad=True)
     key = torch.zeros(8, 2, dtype=torch.int32)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept(*block.parameters()) as storages:
         y = block(x, key)
     assert y.shape == x.shape
-    assert activations(config, 8, 128, dtype.itemsize) == pytest.approx(sum(kept.values()), rel=0.02)
+    assert activations(config, 8, 128, dtype.itemsize) == pytest.approx(sum(storages.values()), rel=0.02)
+
+
+@pytest.mark.parametrize("vocabulary", [256, 50257])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_keeps_what_the_record_says(vocabulary: int, dtype: torch.dtype) -> None:
+    """Beside one chunk of logits' gradients, which backward makes; chunked logits are made there too."""
+    config = replace(TINY, vocab_size=vocabulary)
+    head, targets = GPT2(config).head, torch.zeros(8, 128, dtype=torch.int64)
+    assert head is not None
+    head = head.to(dtype)
+    x = torch.randn(8, 128, config.width, dtype=dtype, requires_grad=True)
+    with kept(targets, *head.parameters()) as storages:
+        terms = head(x, targets)
+    assert set(terms) == {"loss"}
+    later = 4 * 8 * 128 * 256 if vocabulary == 256 else 8 * (LOGITS // vocabulary) * vocabulary
+    assert ends(config, 8, 128, dtype.itemsize) - later == pytest.approx(sum(storages.values()), rel=0.02)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shapes_are_those_of_the_built_model(preset: str) -> None:
+    assert shapes(PRESETS[preset]) == {name: tuple(w.shape) for name, w in built(PRESETS[preset]).named_parameters()}
 
 
 def test_the_plan_names_modules_that_exist() -> None:
     names = [name for name, _ in built(TINY).named_modules()]
     assert ENTRY.tensor is not None
     plan = ENTRY.tensor(TINY)
-    from fnmatch import fnmatchcase
-
     for patterns in (plan.columns, plan.rows, plan.inputs, plan.sliced):
         for pattern in patterns:
             assert sum(fnmatchcase(name, pattern) for name in names) == TINY.layers, pattern

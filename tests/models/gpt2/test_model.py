@@ -10,6 +10,7 @@ from shardwright.models.gpt2.model import GPT2
 from shardwright.models.program import build
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CONFIG = GPT2Config(vocab_size=61, context=24, width=32, layers=3, heads=4, dropout=0.0)
 
@@ -80,7 +81,7 @@ def test_weights_begin_as_in_the_paper() -> None:
             assert bool((weight == 1).all()), name
         else:
             ends = name.endswith(("attention.output.weight", "mlp.contract.weight"))
-            assert float(weight.std()) == pytest.approx(0.02 / 4 if ends else 0.02, rel=0.05), name
+            assert float(weight.detach().std()) == pytest.approx(0.02 / 4 if ends else 0.02, rel=0.05), name
 
 
 def test_one_weight_is_embedding_and_projection() -> None:
@@ -105,7 +106,7 @@ def cut(model: GPT2, layers: range, *, first: bool, last: bool) -> GPT2:
 def test_stages_in_a_row_are_the_whole(dropout: float) -> None:
     whole, data = program(dropout), batch()
     stages = [
-        cut(program(dropout), range(0, 1), first=True, last=False),
+        cut(program(dropout), range(1), first=True, last=False),
         cut(program(dropout), range(1, 3), first=False, last=False),
         cut(program(dropout), range(0), first=False, last=True),
     ]
@@ -154,7 +155,7 @@ def test_dropout_follows_the_sample_and_not_the_micro_batch() -> None:
     halves = [model(rows(data, part))["loss"][0] for part in (slice(0, 1), slice(1, 4))]
     torch.testing.assert_close(halves[0] + halves[1], whole)
     later, _ = model(batch(step=1))["loss"]
-    assert abs(float(later - whole)) > 1e-3
+    assert abs(float((later - whole).detach())) > 1e-3
 
 
 def test_every_dropout_draws_under_its_own_name() -> None:
@@ -185,14 +186,15 @@ def test_evaluation_drops_nothing_and_needs_no_key() -> None:
 
 
 def test_a_recomputed_block_draws_again_what_it_drew() -> None:
-    from torch.utils.checkpoint import checkpoint
-
     x, key = torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(2)), batch()["key"]
     gradients = []
     for recompute in (False, True):
         block = program(0.4).blocks["0"]
-        run = (lambda *a: checkpoint(block, *a, use_reentrant=False, preserve_rng_state=False)) if recompute else block
-        run(x, key).square().sum().backward()
+        if recompute:
+            y = checkpoint(block, x, key, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = block(x, key)
+        y.square().sum().backward()
         gradients.append([weight.grad for weight in block.parameters()])
     torch.testing.assert_close(*gradients, rtol=0.0, atol=0.0)
 
