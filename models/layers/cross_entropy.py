@@ -26,6 +26,8 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> tup
     count = (targets != IGNORED).sum().to(torch.float32)
     if x.shape[0] <= rows:
         return _negative_log_likelihood(x, weight, targets), count
+    if torch.is_autocast_enabled(x.device.type):  # backward runs outside of autocast and must not compute in fp32
+        x, weight = (tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in (x, weight))
     total: Tensor = _Chunked.apply(x, weight, targets, rows)
     return total, count
 

@@ -1,9 +1,15 @@
 """Is the chunked loss the plain one, with a memory that does not grow with the rows?"""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from shardwright.models.layers.cross_entropy import cross_entropy
-from torch import Tensor
+from shardwright.trainers.world import Worker
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,8 +52,68 @@ def test_nothing_to_predict_is_a_zero_with_zero_gradients() -> None:
         x, weight, _ = inputs()
         total, count = cross_entropy(x, weight, torch.full((30,), -100), chunk)
         total.backward()
-        assert float(total) == float(count) == 0.0
-        assert not x.grad.any() and not weight.grad.any()  # type: ignore[union-attr]
+        assert float(total.detach()) == float(count) == 0.0
+        assert x.grad is not None and weight.grad is not None
+        assert not x.grad.any() and not weight.grad.any()
+
+
+class Products(TorchDispatchMode):
+    """Records the dtypes that matrices are multiplied in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+        if function._schema.name in ("aten::mm", "aten::addmm"):
+            self.dtypes |= {tensor.dtype for tensor in arguments}
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("chunk", [11 * 7, 11 * 30])
+def test_autocast_holds_for_backward_too(chunk: int) -> None:
+    x, weight, targets = inputs(dtype=torch.float32)
+    with Products() as products:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total, _ = cross_entropy(x, weight, targets, chunk)
+        total.backward()
+    assert products.dtypes == {torch.bfloat16}
+    x_plain, weight_plain, _ = inputs(dtype=torch.float32)
+    F.cross_entropy(x_plain @ weight_plain.T, targets, reduction="sum").backward()
+    assert x.grad is not None and weight.grad is not None and weight.grad.dtype == torch.float32
+    torch.testing.assert_close(x.grad, x_plain.grad, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(weight.grad, weight_plain.grad, rtol=0.05, atol=0.05)
+
+
+class Projection(nn.Module):
+    """A module whose weight is gathered for its forward and its backward only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(inputs(dtype=torch.float32)[1].detach())
+
+    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(x, self.weight, targets, 11 * 7)[0]
+
+
+def sharded_gradient(worker: Worker) -> list[list[float]]:
+    """The weight's gradient where fully_shard gathers the weight, averaged over the equal ranks."""
+    x, _, targets = inputs(dtype=torch.float32)
+    program = nn.Sequential()
+    program.add_module("head", Projection())
+    fully_shard(program.head, reshard_after_forward=True)
+    program.head(x, targets).backward()
+    gradient = program.head.weight.grad
+    assert isinstance(gradient, DTensor)
+    result: list[list[float]] = gradient.full_tensor().tolist()
+    return result
+
+
+def test_chunks_work_where_the_weight_is_freed_between_forward_and_backward(ranks: Callable[..., list[Any]]) -> None:
+    x, weight, targets = inputs(dtype=torch.float32)
+    F.cross_entropy(x @ weight.T, targets, reduction="sum").backward()
+    for found in ranks(sharded_gradient, 2):
+        torch.testing.assert_close(torch.tensor(found), weight.grad)
 
 
 class Largest(TorchDispatchMode):
