@@ -39,8 +39,8 @@ class Document(NamedTuple):
 
 def fingerprint(content: bytes | NDArray[np.int64]) -> int:
     """64-bit hash of a document's content: the same in every order, on every machine."""
-    data = content if isinstance(content, bytes) else np.ascontiguousarray(content)
-    return int.from_bytes(hashlib.blake2b(memoryview(data), digest_size=8).digest(), "big")
+    data = content if isinstance(content, bytes) else content.tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def plan_parts(kind: str, paths: Iterable[Path]) -> list[list[Span]]:

@@ -18,6 +18,8 @@ Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 ROUNDS = 8
+FEW = 1024  # below this many samples halves are too short to mix in 8 rounds: pairs are visibly uneven up to about 50
+ROUNDS_OF_FEW = 24
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of SplitMix64
 
 
@@ -33,6 +35,7 @@ class Order:
     seed: int
     rows: int = field(init=False)
     columns: int = field(init=False)
+    rounds: int = field(init=False)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -42,6 +45,7 @@ class Order:
         columns = isqrt(self.size - 1) + 1
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "rows", -(-self.size // columns))
+        object.__setattr__(self, "rounds", ROUNDS if self.size >= FEW else ROUNDS_OF_FEW)
 
     def samples(self, position: int, count: int) -> Positions:
         """Data-set indices at the global positions [position, position + count), int64 [count]."""
@@ -55,17 +59,17 @@ class Order:
         return found.astype(np.int64)
 
     def _keys(self, epoch: Positions) -> Words:
-        """One word for each round and position, [ROUNDS, count]."""
+        """One word for each round and position, [rounds, count]."""
         if not epoch.size:
-            return np.empty((ROUNDS, 0), np.uint64)
+            return np.empty((self.rounds, 0), np.uint64)
         epochs = np.arange(epoch[0], epoch[-1] + 1, dtype=np.uint64)
         start = _mix(np.array([self.seed % 2**64], np.uint64) + np.uint64(GOLDEN))
-        rounds = np.arange(1, ROUNDS + 1, dtype=np.uint64)[:, None] * np.uint64(GOLDEN)
+        rounds = np.arange(1, self.rounds + 1, dtype=np.uint64)[:, None] * np.uint64(GOLDEN)
         return _mix(_mix(start + epochs) + rounds)[:, epoch - epoch[0]]
 
     def _permute(self, index: Words, keys: Words) -> Words:
         left, right = np.divmod(index, np.uint64(self.columns))
-        for number in range(0, ROUNDS, 2):
+        for number in range(0, self.rounds, 2):
             left = (left + _mix(right ^ keys[number]) % np.uint64(self.rows)) % np.uint64(self.rows)
             right = (right + _mix(left ^ keys[number + 1]) % np.uint64(self.columns)) % np.uint64(self.columns)
         return left * np.uint64(self.columns) + right

@@ -19,7 +19,8 @@ def samples(options: DataOptions, kind: str, seed: int, count: int) -> list[dict
     """The samples at positions 0 to count - 1 of a run, as values that JSON can carry.
 
     Packed text gives position, sample, ids [T + 1] (the inputs and the last target), ends (places of separators among
-    them) and text; a data set of the user's own gives position, sample and the dtype and shape of each value.
+    them) and texts (of the documents between those; None without a tokenizer); a data set of the user's own gives
+    position, sample and the dtype and shape of each value.
 
     Raises:
         ValueError: as `open_data`.
@@ -35,7 +36,8 @@ def _tokens(data: Data, index: int) -> dict[str, Any]:
     ids = np.append(item["inputs"], item["targets"][-1])
     separator = data.tokenizer.separator if data.tokenizer else None
     ends = [] if separator is None else np.flatnonzero(ids == separator).tolist()
-    return {"ids": ids.tolist(), "ends": ends, "text": data.decode(ids)}
+    texts = [data.decode(part) for part in np.split(ids, np.array(ends, int) + 1)] if data.tokenizer else None
+    return {"ids": ids.tolist(), "ends": ends, "texts": texts}
 
 
 def _values(data: Data, index: int) -> dict[str, Any]:
@@ -58,7 +60,9 @@ def lines(shown: list[dict[str, Any]]) -> Iterator[str]:
             continue
         yield f"  {len(sample['ids'])} ids: {_short(sample['ids'])}"
         yield f"  documents end at: {', '.join(map(str, sample['ends'])) or 'nowhere in this sample'}"
-        yield from (f"  | {line}" for line in (sample["text"] or "(no tokenizer)").splitlines())
+        for number, text in enumerate(sample["texts"] or ["(no tokenizer is known for these ids)"]):
+            yield from ["  +--- the next document"] if number else []
+            yield from (f"  | {line}" for line in text.splitlines())
 
 
 def _short(ids: list[int]) -> str:
