@@ -21,6 +21,9 @@ from .show import flat_values, literal
 from .spec import JobError
 
 
+BUILT_IN = ("bytes", "bpe")  # tokenizers that need no file
+
+
 @dataclass(frozen=True)
 class Checked:
     """A job's model and mesh, fit for each other."""
@@ -176,11 +179,21 @@ def check_text(job: Loaded, entry: Entry, config: Any) -> None:
     context = getattr(config, "context", data.sequence_length)
     if data.sequence_length > context:
         raise refuse(job, "data.sequence_length", f"is more than the model's context={context}")
-    vocabulary = {"bytes": 256, "bpe": data.vocab_size}.get(data.tokenizer, 0)
-    held = getattr(config, "vocab_size", vocabulary)
-    if data.name != "arrow" and vocabulary > held:
-        reason = f"has {vocabulary} tokens, but the model has vocab_size={held}; set model.config.vocab_size"
-        raise refuse(job, "data.tokenizer", f"{reason}={vocabulary}")
+    held, ids = getattr(config, "vocab_size", None), known_ids(job)
+    if held is not None and ids is not None and ids > held:
+        reason = f"has {ids} tokens, but the model has vocab_size={held}; set model.config.vocab_size={ids}"
+        raise refuse(job, "data.tokenizer", reason)
+
+
+def known_ids(job: Loaded) -> int | None:
+    """How many ids the tokenizer has; None where only the data, or a file that is not on this machine, could tell."""
+    from ..trainers.data.tokenizer import vocabulary  # numpy, which a look at a job's mesh does not need
+
+    data = job.spec.data
+    if data.tokenizer not in BUILT_IN and not Path(data.tokenizer).expanduser().is_file():
+        return None
+    with blaming(job, "data.tokenizer"):
+        return vocabulary(data)
 
 
 def check_trace(job: Loaded) -> None:
@@ -193,7 +206,7 @@ def check_trace(job: Loaded) -> None:
 def check_data(job: Loaded) -> None:
     """Whether the data is where the job says."""
     data = job.spec.data
-    with blaming(job, "data.path", *(["data.tokenizer"] if data.tokenizer not in ("bytes", "bpe") else [])):
+    with blaming(job, "data.name", "data.path", *(["data.tokenizer"] if data.tokenizer not in BUILT_IN else [])):
         check_source(data)
     module = data.name.partition(":")[0]
     if not is_packed(data) and not is_module(module):

@@ -6,7 +6,6 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from shardwright.jobs.lines import KeyPath, key_lines, remarks
 from shardwright.jobs.show import literal, quoted
 
