@@ -3,6 +3,7 @@
 A rank that died because a peer went away is a victim, never the cause; equal tracebacks are printed once.
 """
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -61,6 +62,13 @@ class Casualty:
 def first_cause(casualties: Sequence[Casualty]) -> Casualty:
     """The casualty that the others follow from; they are in the order in which they were seen."""
     return next((one for one in casualties if not one.victim), casualties[0])
+
+
+def name_exit(code: int) -> str:
+    """ "exit status 1", or "signal 9 (SIGKILL)" from a negative number."""
+    if code >= 0:
+        return f"exit status {code}"
+    return f"signal {-code} ({signal.Signals(-code).name})"
 
 
 def name_ranks(ranks: Sequence[int]) -> str:

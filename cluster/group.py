@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..jobs.assignment import Assignment
@@ -57,16 +58,30 @@ class Group:
         self._line.send({"do": "signal", "signal": int(number), "ranks": None if ranks is None else list(ranks)})
 
     def kill(self, timeout: float = 30.0) -> list[Message]:
-        """SIGKILL every worker and wait until the last is reaped; returns what was still said."""
+        """SIGKILL every worker and wait until the last is reaped; returns what was still said.
+
+        Raises:
+            ZygoteDied: some worker was not reaped in time.
+        """
         said = []
-        self.signal(signal.SIGKILL)
         until = time.monotonic() + timeout
-        while self.alive:
-            message = self.next(until - time.monotonic())
-            if message is None:
-                raise ZygoteDied(f"ranks {sorted(self.alive)} were killed but not reaped within {timeout:.0f} s")
-            said.append(message)
+        try:
+            self.signal(signal.SIGKILL)
+            while self.alive and (message := self.next(until - time.monotonic())):
+                said.append(message)
+        except ZygoteDied:
+            self.mourn()
+        if self.alive:
+            raise ZygoteDied(f"ranks {sorted(self.alive)} were killed but not reaped within {timeout:.0f} s")
         return said
+
+    def mourn(self, timeout: float = 30.0) -> None:
+        """The zygote is dead, and its workers die with it: wait until they are."""
+        until = time.monotonic() + timeout
+        self.alive = {rank for rank in self.alive if rank in self.pids}
+        while self.alive and time.monotonic() < until:
+            self.alive = {rank for rank in self.alive if is_running(self.pids[rank])}
+            time.sleep(0.01)
 
     def _read(self, line: Mapping[str, Any]) -> Message:
         if line["kind"] == "told":
@@ -74,3 +89,12 @@ class Group:
         if line["kind"] == "gone":
             self.alive.discard(line["rank"])
         return Message(line["rank"], line["kind"], line)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"

@@ -21,22 +21,22 @@ from .group import Group, ZygoteDied
 from .wire import Lines, encode
 
 START_DEADLINE = 300.0  # seconds for the imports, on a machine that is busy with other things
-LOOPBACK = "lo"
+ZYGOTE_ENVIRONMENT = {  # beside the caller's own
+    "OMP_NUM_THREADS": "1",  # a process with more threads cannot fork; a worker takes as many as it is assigned
+    "GLOO_SOCKET_IFNAME": "lo",
+}
 
 
 class Pool:
-    """Owns one zygote. The thread that makes a pool waits for the imports, 2 to 5 seconds."""
+    """Owns one zygote, which needs 2 to 5 seconds to get ready; the first group waits for it."""
 
     def __init__(self, modules: Sequence[str] = (), *, paths: Sequence[str] = (), device: str = "cpu") -> None:
-        """Start the zygote.
+        """Start the zygote, without waiting for it.
 
         Args:
             modules: imported before the workers are forked.
             paths: put in front of sys.path there.
             device: of the workers; with "cuda" nothing but imports happens before the fork.
-
-        Raises:
-            ZygoteDied: it failed to start.
         """
         self._device = device
         self._lines = Lines()
@@ -52,20 +52,36 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env={**os.environ, **ZYGOTE_ENVIRONMENT},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a terminal's Ctrl-C reaches the launcher only
             )
-        ready = self.receive(START_DEADLINE)
-        if ready is None:
-            self.close()
-            raise ZygoteDied(f"the imports took longer than {START_DEADLINE:.0f} s")
-        self.left_out: Mapping[str, str] = ready["left_out"]  # modules that the workers import themselves, and why
+        self._greeting: Mapping[str, Any] | None = None
+
+    def ready(self, timeout: float) -> bool:
+        """Wait until the imports are done; whether they are.
+
+        Raises:
+            ZygoteDied: they failed.
+        """
+        if self._greeting is None:
+            self._greeting = self.receive(timeout)
+        return self._greeting is not None
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Modules that the workers import themselves, with the reason."""
+        return self._greeting["left_out"] if self._greeting is not None else {}
 
     @property
     def log(self) -> Path:
         """What the zygote itself printed."""
         return Path(self._folder.name, "zygote.log")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the zygote runs."""
+        return self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -77,7 +93,10 @@ class Pool:
 
         Raises:
             RuntimeError: the last group is still alive.
+            ZygoteDied: the zygote is dead, or takes too long to start.
         """
+        if not self.ready(START_DEADLINE):
+            raise ZygoteDied(f"the imports took longer than {START_DEADLINE:.0f} s")
         if self._group is not None and self._group.alive:
             raise RuntimeError(f"ranks {sorted(self._group.alive)} of the last group are alive: kill it first")
         self._group = Group(self, assignments)
@@ -148,6 +167,8 @@ class Pool:
     def close(self) -> None:
         """End the zygote and whatever it forked; may be called twice."""
         self._control.close()  # it then kills its workers and leaves
+        if self._greeting is None:
+            self._process.kill()  # it is still importing, and has no workers
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -168,8 +189,3 @@ class Pool:
         code = self._process.wait()
         tail = self.log.read_text(errors="replace")[-4000:]
         raise ZygoteDied(f"the process that forks workers ended (exit status {code}):\n{tail}")
-
-
-def environment() -> dict[str, str]:
-    """Of the zygote: one thread, or it could not fork; gloo on the loopback interface."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}

@@ -15,7 +15,6 @@ import selectors
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -202,6 +201,10 @@ def prepare(modules: Sequence[str], rehearsal: bool) -> dict[str, str]:
     from ..trainers import warm
 
     warm.preload()
+    if rehearsal:
+        warm.rehearse()
+    if threads() > 1:
+        raise ThreadStarted("torch")
     left_out: dict[str, str] = {}
     for module in modules:
         try:
@@ -210,8 +213,6 @@ def prepare(modules: Sequence[str], rehearsal: bool) -> dict[str, str]:
             left_out[module] = f"{type(error).__name__}: {error}"
         if threads() > 1:
             raise ThreadStarted(module)
-    if rehearsal:
-        warm.rehearse()
     gc.collect()
     gc.freeze()  # collections in the workers then leave these pages shared
     return left_out
@@ -228,24 +229,24 @@ def main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides
     sys.path[:0] = config["paths"]
-    began = time.monotonic()
     try:
-        left_out = prepare(config["modules"], config["rehearsal"])
+        left_out = config.get("left_out", {}) | prepare(config["modules"], config["rehearsal"])
     except ThreadStarted as error:
         start_over(descriptor, config, without=str(error))
     with socket.socket(fileno=int(descriptor)) as control:
         zygote = Zygote(control)
-        zygote.send("ready", pid=os.getpid(), threads=threads(), seconds=time.monotonic() - began, left_out=left_out)
+        zygote.send("ready", left_out=left_out)
         die_with_parent(config["parent"], 0)  # from here the socket tells, whichever thread the parent used
         zygote.serve()
 
 
 def start_over(descriptor: str, config: Mapping[str, Any], without: str) -> NoReturn:
     """Become a fresh interpreter that preloads one module less."""
+    if without not in config["modules"]:
+        raise RuntimeError("importing torch started a thread: OMP_NUM_THREADS was not 1 before this process started")
     modules = [module for module in config["modules"] if module != without]
-    if modules == config["modules"]:
-        raise RuntimeError("importing torch started a thread: set OMP_NUM_THREADS=1 before this process starts")
-    command = json.dumps({**config, "modules": modules})
+    left_out = {**config.get("left_out", {}), without: "it starts a thread"}
+    command = json.dumps({**config, "modules": modules, "left_out": left_out})
     os.execv(sys.executable, [sys.executable, "-m", "shardwright.cluster.zygote", descriptor, command])
 
 

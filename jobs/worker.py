@@ -7,7 +7,6 @@
 import contextlib
 import faulthandler
 import importlib.util
-import json
 import os
 import select
 import signal
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..models.entry import load_object
 from ..trainers.sink import Sink, silent
 from .assignment import Assignment
+from .events import EventFile, encode
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -60,7 +60,7 @@ class Channel:
 
 
 def _line(kind: str, fields: dict[str, Any]) -> bytes:
-    return json.dumps({"t": time.time(), "kind": kind, **fields}).encode() + b"\n"
+    return encode({"t": time.time(), "kind": kind, **fields}).encode()
 
 
 class Progress:
@@ -100,14 +100,13 @@ class StopSignal:
         self._reason = self._reason or REASONS[signal.Signals(number)]
 
 
-def enter(assignment: Assignment, pipe: int, listener: int | None, sink: Sink = silent) -> NoReturn:
+def enter(assignment: Assignment, pipe: int, listener: int | None) -> NoReturn:
     """Run one rank's task to its end and leave the process.
 
     Args:
         assignment: what to do.
         pipe: file descriptor for events and the outcome.
         listener: rank 0's listening socket, bound to the assignment's port, which becomes the rendezvous store.
-        sink: receives every event too.
     """
     code = 1
     try:
@@ -118,7 +117,8 @@ def enter(assignment: Assignment, pipe: int, listener: int | None, sink: Sink = 
         stop = StopSignal()
         stop.listen()
         channel = Channel(pipe)
-        code = _work(assignment, listener, stop, channel, sink)
+        record = EventFile(Path(assignment.events)) if assignment.events else silent
+        code = _work(assignment, listener, stop, channel, record)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -128,11 +128,12 @@ def enter(assignment: Assignment, pipe: int, listener: int | None, sink: Sink = 
         os._exit(code)
 
 
-def _work(assignment: Assignment, listener: int | None, stop: StopSignal, channel: Channel, sink: Sink) -> int:
+def _work(assignment: Assignment, listener: int | None, stop: StopSignal, channel: Channel, record: Sink) -> int:
     """Connect, run the task, report; the exit status."""
-    progress = Progress(channel.tell, sink)
+    progress = Progress(channel.tell, record)
     try:
         store = _connect(assignment, listener)
+        progress.tell("start", **_place(assignment))
         progress.tell("phase", name="load")
         task = load_task(assignment.task)
         progress.tell("phase", name="task")
@@ -142,10 +143,25 @@ def _work(assignment: Assignment, listener: int | None, stop: StopSignal, channe
         failure = describe(error, assignment.rank, progress)
         sys.stderr.write(failure["traceback"])
         channel.report("failure", **failure)
-        sink("failure", **failure)
+        record("failure", **failure)
         return 1
     _leave_together(store, assignment)
     return 0
+
+
+def _place(assignment: Assignment) -> dict[str, Any]:
+    """The fields of a "start" event."""
+    import torch
+
+    return {
+        "attempt": assignment.attempt,
+        "rank": assignment.rank,
+        "world_size": assignment.world_size,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": assignment.device,
+        "torch": torch.__version__,
+    }
 
 
 def describe(error: BaseException, rank: int, progress: Progress) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from shardwright.cluster.pool import Pool
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """Owns the zygote that ranks are forked from."""
-    with Pool(["numpy"]) as pool:
+    with Pool(["numpy", "pytest", "hypothesis", "shardwright.trainers.world"]) as pool:
         yield pool
 
 

@@ -152,6 +152,7 @@ def test_a_flood_of_events_neither_blocks_nor_tears_the_result(ranks):
 
 def test_nothing_survives_a_closed_pool(tmp_path):
     pool = Pool()
+    assert pool.ready(60)
     pool.close()
     assert not alive(pool.pid)
 
@@ -178,6 +179,7 @@ def test_workers_die_with_the_zygote_and_with_its_owner(tmp_path, victim):
 
 def test_a_dead_zygote_is_an_error_not_a_hang():
     with Pool() as pool:
+        assert pool.ready(60)
         os.kill(pool.pid, signal.SIGKILL)
         with pytest.raises(ZygoteDied, match="exit status -9"):
             pool.run(f"{__file__}:reduce_sum", 2, {"scale": 1.0})
@@ -190,5 +192,5 @@ def test_a_module_that_starts_a_thread_is_left_to_the_workers(tmp_path):
     )
     (tmp_path / "broken.py").write_text("raise OSError('no such device')\n")
     with Pool(["threaded", "broken"], paths=[str(tmp_path)]) as pool:
-        assert pool.left_out == {"broken": "OSError: no such device"}
         assert pool.run("threaded:count", 1) == [2]
+        assert pool.left_out == {"broken": "OSError: no such device", "threaded": "it starts a thread"}

@@ -1,0 +1,108 @@
+"""How does a person start, find, continue and stop a run? The verbs that the command line and Python share."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..jobs.check import check_job, check_place
+from ..jobs.layers import find_source
+from ..jobs.load import Loaded, load_job, load_resolved
+from ..jobs.run_folder import RunError, find, publish
+from ..jobs.show import to_toml
+from ..jobs.spec import JobError
+from .code import on_path, own_files
+from .handle import Handle, Status
+from .launcher import Request, find_launcher
+
+RUNS = "runs"
+Job = str | Path | Mapping[str, Any]
+
+
+def render(job: Job, *overrides: str, on: str = "local") -> Request:
+    """What `run` would do, as a value that prints itself. Nothing is made.
+
+    Raises:
+        JobError: the job is wrong, or cannot run here.
+    """
+    folder = folder_of(job)
+    with on_path([folder]):
+        loaded = load_job(job, overrides)
+        check_job(loaded)
+        check_place(loaded)
+    return find_launcher(on).render(loaded, None, own_files(own_names(loaded), [folder]))
+
+
+def run(job: Job, *overrides: str, on: str = "local") -> Handle:
+    """Start a job in the background.
+
+    Args:
+        job: a job file, the bare name of a shipped one, or the same tree as a mapping.
+        overrides: "key=value" words.
+        on: the launcher's name.
+
+    Raises:
+        JobError: the job is wrong, or cannot run here.
+        RunError: its run folder cannot be made.
+    """
+    require_torch()
+    return find_launcher(on).submit(render(job, *overrides, on=on))
+
+
+def resume(run: str | Path, *overrides: str, on: str = "local", folder: str | Path = RUNS) -> Handle:
+    """Continue a run in the background, with other values where some are given.
+
+    Raises:
+        JobError: the new values are wrong.
+        RunError: there is no such run, or a job is on it.
+    """
+    require_torch()
+    return find_launcher(on).submit(render_resume(run, *overrides, on=on, folder=folder))
+
+
+def render_resume(run: str | Path, *overrides: str, on: str = "local", folder: str | Path = RUNS) -> Request:
+    """What `resume` would do. New values are written into the run's job file."""
+    found = find(run, Path(folder))
+    if holder := found.holder():
+        raise RunError(f"run {found.name} is live ({holder}); stop it first: shardwright stop {found.path}")
+    code = [path for path in found.code.iterdir() if not path.name.startswith(".")]
+    with on_path(code):
+        loaded = load_resolved(found.spec, overrides)
+        check_job(loaded)
+    if overrides:
+        publish(found.spec, to_toml(loaded.spec, loaded.origins))
+    return find_launcher(on).render(loaded, found, {})
+
+
+def load_run(run: str | Path = "last", folder: str | Path = RUNS) -> Handle:
+    """A run that exists, by name, path, or "last" for the newest in the folder.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    return Handle(find(run, Path(folder)))
+
+
+def stop(run: str | Path = "last", folder: str | Path = RUNS) -> Status:
+    """Let a run save and leave."""
+    return load_run(run, folder).stop()
+
+
+def folder_of(job: Job) -> Path:
+    """Where the user's own modules stand: beside the job file, or here."""
+    return Path.cwd() if isinstance(job, Mapping) else find_source(job).path.absolute().parent
+
+
+def own_names(job: Loaded) -> list[str]:
+    """What a job names outside the catalog."""
+    return [name for name in (job.spec.model.name, job.spec.data.name) if ":" in name]
+
+
+def require_torch() -> None:
+    """Training needs more than the bare install.
+
+    Raises:
+        JobError: torch is missing.
+    """
+    if find_spec("torch") is None:
+        raise JobError("training needs torch, which is not installed: pip install 'shardwright[train]'")
