@@ -18,17 +18,17 @@ from .clock import Clock
 from .gradients import clip_factor
 from .layout import Layout
 from .mesh import Mesh, build_mesh
-from .optimizers import ShardedOptimizer
+from .optimizers import ShardedOptimizer, build_rule, decay_groups
 from .options import OptimizerOptions
-from .parallelize import parallelize
+from .parallelize import build_seeded, parallelize
 from .parts import local
 from .step import Step
 from .terms import Batch
 from .world import Worker
 
-SGD = OptimizerOptions(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.0)
+SGD = OptimizerOptions(name="sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
 STEPS = 5  # of SGD with momentum
-CLIP = 0.5  # below the norms seen, so that clipping takes part
+CLIP = 0.1  # below the norms seen, so that clipping takes part
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,14 @@ def compare(worker: Worker, trial: Trial, layout: Layout, batches: Sequence[Sequ
     """
     mesh = build_mesh(layout, worker.rank, worker.device)
     share = slice(mesh.data_rank * trial.micro_batches, (mesh.data_rank + 1) * trial.micro_batches)
-    found = _follow(trial, mesh, [step[share] for step in batches])
-    if worker.rank:
-        return None
-    return _differences(found, _follow(trial, Mesh(Layout(), 0, worker.device, None), batches))
+    found = _sharded(trial, mesh, [step[share] for step in batches])
+    return None if worker.rank else _differences(found, _alone(trial, batches))
 
 
-def _follow(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Findings:
-    """The trajectory of a few steps of SGD with momentum, then one update of the job's own optimizer."""
+def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Findings:
+    """The trajectory of the trainer: a few steps of SGD with momentum, then one update of the job's own optimizer."""
     sharded = parallelize(trial.entry, trial.config, mesh, seed=trial.seed, tokens=trial.tokens)
-    prescribed = {name: local(p.detach()).clone() + 0.01 for name, p in sharded.parameters.items()}
+    prescribed = {name: prescribe(local(p.detach())) for name, p in sharded.parameters.items()}
     step = Step(sharded, ShardedOptimizer(SGD, sharded.parameters), lambda _: SGD.lr, CLIP)
     losses, gradients = [], {}
     for index, micro_batches in enumerate(batches):
@@ -100,12 +98,46 @@ def _follow(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Fin
     return Findings(losses, gradients, weights, _whole(sharded.parameters, mesh))
 
 
+def _alone(trial: Trial, batches: Sequence[Sequence[Batch]]) -> Findings:
+    """The same trajectory as a plain loop of torch, which shares no code with the trainer but the model."""
+    program = build_seeded(trial.entry, trial.config, trial.seed)
+    parameters = dict(program.named_parameters())
+    prescribed = {name: prescribe(p.detach()) for name, p in parameters.items()}
+    rule = torch.optim.SGD(parameters.values(), lr=SGD.lr, momentum=SGD.momentum)
+    losses, gradients = [], {}
+    for index, micro_batches in enumerate(batches):
+        rule.zero_grad()
+        total, count = 0.0, 0.0
+        for batch in micro_batches:
+            value, items = program(batch)["loss"]
+            value.backward()
+            total, count = total + value.item(), count + float(items)
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / count
+        if index == 0:
+            gradients = _copies({name: p.grad for name, p in parameters.items() if p.grad is not None})
+        torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)
+        rule.step()
+        losses.append(total / count)
+    weights = _copies(parameters)
+    for name, parameter in parameters.items():
+        parameter.grad = prescribed[name]
+    build_rule(trial.optimizer, decay_groups(trial.optimizer, parameters)).step()
+    return Findings(losses, gradients, weights, _copies(parameters))
+
+
+def prescribe(weight: Tensor) -> Tensor:
+    """A gradient that every layout can make of its own part of an initial weight, bit for bit; zero nowhere exactly."""
+    return weight.clone() + 0.01
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.detach().float().cpu().clone() for name, x in tensors.items()}
+
+
 def _whole(tensors: Mapping[str, Tensor], mesh: Mesh) -> dict[str, Tensor]:
     """Copies of whole tensors by name, those of every pipeline stage. Collective."""
-    whole = {
-        name: (x.full_tensor() if isinstance(x, DTensor) else x).detach().float().cpu().clone()
-        for name, x in tensors.items()
-    }
+    whole = _copies({name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in tensors.items()})
     if (group := mesh.group("pipeline")) is None:
         return whole
     stages: list[Any] = [None] * mesh.layout.pipeline

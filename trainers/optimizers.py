@@ -19,7 +19,7 @@ class ShardedOptimizer:
     def __init__(self, options: OptimizerOptions, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
         self.leaves = {name: local(p.detach()) for name, p in parameters.items()}
-        self.rule = build_rule(options, self._groups(options))
+        self.rule = build_rule(options, decay_groups(options, self.leaves, self.parameters))
         self._materialise()
 
     def step(self, lr: float) -> None:
@@ -32,6 +32,8 @@ class ShardedOptimizer:
         for group in self.rule.param_groups:
             group["lr"] = lr
         self.rule.step()
+        for leaf in self.leaves.values():
+            leaf.grad = None  # or the gradients' memory would live on after the step has cleared them
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:
         """(parameter's name, state's name, this rank's part) of every state that is shaped like its parameter."""
@@ -52,15 +54,6 @@ class ShardedOptimizer:
         if leaf.data_ptr() != current.data_ptr():
             leaf.set_(current)  # type: ignore[call-overload]
 
-    def _groups(self, options: OptimizerOptions) -> list[dict[str, object]]:
-        matrices = [leaf for name, leaf in self.leaves.items() if self.parameters[name].ndim >= 2]
-        vectors = [leaf for name, leaf in self.leaves.items() if self.parameters[name].ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": options.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
-
     def _materialise(self) -> None:
         """Make every state exist, by an update that changes nothing, so that a checkpoint can load into it."""
         for parameter in self.parameters.values():
@@ -69,6 +62,22 @@ class ShardedOptimizer:
         self.set_steps(0)
         for name, leaf in self.leaves.items():
             self.parameters[name].grad = leaf.grad = None
+
+
+def decay_groups(
+    options: OptimizerOptions, leaves: Mapping[str, Tensor], wholes: Mapping[str, Tensor] | None = None
+) -> list[dict[str, object]]:
+    """Parameter groups: tensors whose whole has two dims or more decay, vectors do not.
+
+    Args:
+        leaves: what the optimizer updates; wholes: the parameters they are parts of, where they are parts.
+    """
+    decays = {name: whole.ndim >= 2 for name, whole in (wholes or leaves).items()}
+    groups: list[dict[str, object]] = [
+        {"params": [x for name, x in leaves.items() if decays[name]], "weight_decay": options.weight_decay},
+        {"params": [x for name, x in leaves.items() if not decays[name]], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def build_rule(options: OptimizerOptions, groups: list[dict[str, object]]) -> torch.optim.Optimizer:

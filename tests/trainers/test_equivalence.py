@@ -1,0 +1,131 @@
+"""Every strategy gives the result of one process; and a planted fault does not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from shardwright.jobs.verify import verify
+from shardwright.trainers import gradients, parallelize, step, terms
+from shardwright.trainers.layout import parse_strategy
+from shardwright.trainers.world import Worker
+
+TOLERANCE = 1e-5
+CONFIG = {"vocab_size": 64, "context": 16, "width": 32, "layers": 4, "dropout": 0.1}
+STRATEGIES = [
+    "ddp",
+    "zero1",
+    "zero2",
+    "zero3",
+    "tensor2",
+    "pipeline2",
+    "ddpx4",
+    "zero1x4",
+    "zero2x4",
+    "zero3x4",
+    "tensor4",
+    "pipeline4",
+    "ddp_zero3",
+    "ddp_tensor2",
+    "ddp_pipeline2",
+    "zero1_tensor2",
+    "zero2_pipeline2",
+    "tensor2_pipeline2",
+    "zero3x2_tensor2_pipeline2",
+]
+
+
+def differences(worker: Worker, strategy: str, fault: str = "") -> dict[str, float] | None:
+    if fault:
+        FAULTS[fault]()
+    return verify(worker, "gpt2", "tiny", CONFIG, "", strategy, {})
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_layout_never_changes_the_result(ranks: Callable[..., list[Any]], strategy: str) -> None:
+    found = ranks(differences, parse_strategy(strategy).world_size, strategy=strategy)[0]
+    assert all(value <= TOLERANCE for value in found.values()), found
+
+
+def wrong_scale() -> None:
+    """Gradients averaged over the data ranks are taken for their sum."""
+    original = parallelize.parallelize
+    from shardwright.trainers import equivalence
+
+    equivalence.parallelize = lambda *args, **kw: replace(original(*args, **kw), factor=1.0)
+
+
+def local_clipping() -> None:
+    """Each rank clips by the norm of its own shards."""
+    original = gradients.square_share
+    step.square_share = lambda found, holders: original(found, [1] * len(holders)) / torch.distributed.get_world_size()
+
+
+def mean_of_means() -> None:
+    """Each micro-batch's loss is divided by its own count."""
+    original = terms.add
+
+    def accumulate(self: parallelize.Sharded, batches: Any) -> Any:
+        found: Any = {}
+        for index, batch in enumerate(batches):
+            self.sync.prepare(last=index == len(batches) - 1)
+            value, count = self.program(batch)["loss"]
+            (value / count).backward()
+            found = original(found, {"loss": (value / count, torch.ones(()))})
+        return found
+
+    parallelize.Sharded._accumulate = accumulate
+
+
+def dropped_micro_batch() -> None:
+    """The last micro-batch of a rank is lost on its way."""
+    original = parallelize.Sharded.run
+    parallelize.Sharded.run = lambda self, batches: original(self, batches[:-1])
+
+
+def late_zero() -> None:
+    """Gradients are cleared between forward and backward, through the module."""
+    original = parallelize.Sharded._accumulate
+
+    def accumulate(self: parallelize.Sharded, batches: Any) -> Any:
+        handle = self.program.register_forward_hook(lambda *_: self.program.zero_grad())
+        terms = original(self, batches)
+        handle.remove()
+        return terms
+
+    parallelize.Sharded._accumulate = accumulate
+
+
+def no_sync() -> None:
+    """One data rank keeps its gradients to itself."""
+
+    def nothing(*_: Any) -> None:
+        return None
+
+    from shardwright.trainers.replicate import GradientReducer
+
+    GradientReducer._ready = nothing
+    GradientReducer.finish = nothing
+
+
+FAULTS = {f.__name__: f for f in (wrong_scale, local_clipping, mean_of_means, dropped_micro_batch, late_zero, no_sync)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "strategy"),
+    [
+        ("wrong_scale", "zero2"),
+        ("local_clipping", "zero3"),
+        ("local_clipping", "tensor2"),
+        ("local_clipping", "pipeline2"),
+        ("mean_of_means", "ddp"),
+        ("dropped_micro_batch", "ddp"),
+        ("dropped_micro_batch", "pipeline2"),
+        ("late_zero", "zero3"),
+        ("no_sync", "ddp"),
+    ],
+)
+def test_a_planted_fault_is_found(ranks: Callable[..., list[Any]], fault: str, strategy: str) -> None:
+    found = ranks(differences, parse_strategy(strategy).world_size, strategy=strategy, fault=fault)[0]
+    assert any(value > TOLERANCE for value in found.values()), found
