@@ -17,7 +17,7 @@ from shardwright.trainers.checkpoint.slot_file import HEADER_BYTES, PREAMBLE_BYT
 from shardwright.trainers.checkpoint.snapshot import Slots, SnapshotError, committed, newest_common
 from shardwright.trainers.world import Worker
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 Ranks = Callable[..., list[Any]]
 
@@ -200,16 +200,28 @@ def keep_shards(worker: Worker, folder: str) -> list[object]:
     local.zero_()
     Slots(mine, state).read(1)
     back = torch.equal(state["w"].full_tensor(), whole)  # type: ignore[operator]
-    column: dict[str, torch.Tensor] = {"w": distribute_tensor(whole.t(), mesh, [Shard(1)])}
     dist.barrier()
     newest = newest_common([Path(folder, str(rank)) for rank in range(worker.world_size)])
-    dist.barrier()
-    Slots(mine, column)  # the same bytes, another placement
     return [back, size < PREAMBLE_BYTES + 2 * (HEADER_BYTES + 65), newest, committed(mine)]
 
 
 def test_a_rank_keeps_its_shard(ranks: Ranks, tmp_path: Path) -> None:
-    assert ranks(keep_shards, 4, folder=str(tmp_path)) == [[True, True, 1, []]] * 4
+    assert ranks(keep_shards, 4, folder=str(tmp_path)) == [[True, True, 1, [1]]] * 4
+
+
+def change_placement(worker: Worker, folder: str) -> list[object]:
+    mesh = init_device_mesh("cpu", (2, 2))
+    mine = Path(folder, str(worker.rank))
+    mine.mkdir()
+    for step, placements in enumerate([(Shard(0), Replicate()), (Replicate(), Shard(0))]):
+        slots = Slots(mine, {"w": distribute_tensor(torch.eye(4), mesh, placements)})
+        held = committed(mine)
+        slots.write(step, {})
+    return [held, committed(mine)]
+
+
+def test_equal_sizes_under_another_placement_are_another_layout(ranks: Ranks, tmp_path: Path) -> None:
+    assert ranks(change_placement, 4, folder=str(tmp_path)) == [[[], [1]]] * 4
 
 
 def test_a_write_allocates_no_tensor(tmp_path: Path) -> None:
