@@ -125,4 +125,7 @@ def serve() -> None:
             answer = {"refused": str(error)}
         except Exception:
             answer = {"failed": traceback.format_exc()}
-        print(json.dumps(answer), flush=True)
+        try:
+            print(json.dumps(answer), flush=True)
+        except BrokenPipeError:  # the parent is gone; what is packed stays for the next start
+            os._exit(1)

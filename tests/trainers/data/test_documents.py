@@ -94,7 +94,7 @@ def test_parquet_is_cut_by_row_groups(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_parquet_refusals(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [1, 2]}), path)
-    with pytest.raises(ValueError, match="no column 'body' \\(data.field\\); the file has 'text'"):
+    with pytest.raises(ValueError, match=r"no column 'body' \(data\.field\); the file has 'text'"):
         read("parquet", path, "body")
     with pytest.raises(ValueError, match="holds int64, expected text"):
         read("parquet", path)

@@ -97,5 +97,5 @@ def test_in_turn_starts_again() -> None:
 
 @pytest.mark.parametrize(("size", "seed"), [(0, 0), (5, -1)])
 def test_refused(size: int, seed: int) -> None:
-    with pytest.raises(ValueError, match="at least one sample|not negative"):
+    with pytest.raises(ValueError, match=r"at least one sample|not negative"):
         Order(size, seed)
