@@ -10,7 +10,6 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +118,8 @@ def add(verbs: Any, call: Verb, *examples: str) -> ArgumentParser:
     first = about.partition(";")[0].rstrip(".")
     short = first[:1].lower() + first[1:]
     name = call.__name__.rpartition("_")[2]
-    made: ArgumentParser = verbs.add_parser(name, help=short, description=about, epilog=shown, formatter_class=FORM)
+    form: Any = {"description": about, "epilog": shown, "formatter_class": FORM, "allow_abbrev": False}
+    made: ArgumentParser = verbs.add_parser(name, help=short, **form)
     made.set_defaults(call=call, parser=made)
     return made
 
@@ -503,5 +503,7 @@ def find_run(asked: Namespace) -> "RunFolder":
 
 def sections() -> dict[str, type]:
     """Section -> option type of each installed launcher that brings one to the job file."""
+    from importlib.metadata import entry_points
+
     launchers = {point.name: point.load() for point in entry_points(group="shardwright.launchers")}
     return {name: launcher.options for name, launcher in launchers.items() if launcher.options is not None}
