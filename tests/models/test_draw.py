@@ -62,6 +62,10 @@ def test_neighbours_samples_steps_seeds_and_names_are_uncorrelated(key: Tensor) 
         assert abs(correlation(numbers[1:], other[0, :-1])) < SIGMAS, what
 
 
+def test_no_two_elements_of_a_sample_share_their_bits(key: Tensor) -> None:
+    assert hashed(key, "x", (COUNT,)).unique().numel() == COUNT
+
+
 def test_the_first_numbers_of_many_samples_fill_their_cells_equally() -> None:
     for name in ("x", "blocks.0.mlp.output"):
         first = draw(keys(0, 0, torch.arange(COUNT)), name, (2,))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from shardwright.models.draw import keys
+from shardwright.models.draw import dropout, keys
 from shardwright.models.gpt2.entry import ENTRY, GPT2Config, boundary
 from shardwright.models.gpt2.model import GPT2
 from shardwright.models.program import build
@@ -158,20 +158,15 @@ def test_dropout_follows_the_sample_and_not_the_micro_batch() -> None:
     assert abs(float((later - whole).detach())) > 1e-3
 
 
-def test_every_dropout_draws_under_its_own_name() -> None:
-    import shardwright.models.gpt2.model as module
+def test_every_dropout_draws_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
 
-    names, original = [], module.dropout
-
-    def spy(x, p, key, name, *place):  # type: ignore[no-untyped-def]
+    def listening(x: Tensor, p: float, key: Tensor, name: str, *place: tuple[int, ...]) -> Tensor:
         names.append(name)
-        return original(x, p, key, name, *place)
+        return dropout(x, p, key, name, *place)
 
-    module.dropout = spy
-    try:
-        program(0.3)(batch())
-    finally:
-        module.dropout = original
+    monkeypatch.setattr("shardwright.models.gpt2.model.dropout", listening)
+    program(0.3)(batch())
     assert len(names) == len(set(names)) == 1 + 3 * CONFIG.layers
 
 
