@@ -20,7 +20,6 @@ from .load import Loaded
 from .show import flat_values, literal
 from .spec import JobError
 
-
 BUILT_IN = ("bytes", "bpe")  # tokenizers that need no file
 
 
