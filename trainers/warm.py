@@ -49,6 +49,9 @@ def _train_once() -> None:
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+    # Autograd starts its threads, one a device, at a process's first backward. DTensor's planning makes a CUDA build
+    # without a GPU count eight devices from then on, so that backward comes before it, while there is none.
+    torch.ones(1, requires_grad=True).sum().backward()
     mesh = dist.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=AXES)
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8))
     parallelize_module(model, mesh[AXES[1]], {"0": ColwiseParallel(), "2": RowwiseParallel()})
