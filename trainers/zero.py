@@ -31,7 +31,6 @@ class ZeroSync:
 
     def prepare(self, last: bool) -> None:
         """Say, before a forward and its backward, whether the backward is the step's last one."""
-        self.program.set_is_last_backward(last)
         self.program.set_reshard_after_backward(last or self.stage == 3)
         self.program.set_requires_gradient_sync(last or self.stage >= 2)
 
