@@ -18,11 +18,11 @@ def train(worker: Worker, run: str) -> str:
     checked = check_job(job)
     worker.tell("phase", name="data")
     data = open_data(job.spec.data, checked.entry.data)
-    session = Session(worker, training(job, checked, data, folder.checkpoints))
+    session = Session(worker, training(job, checked, data, folder))
     return train_loop(session)
 
 
-def training(job: Loaded, checked: Checked, data: Data, checkpoints: Path) -> Training:
+def training(job: Loaded, checked: Checked, data: Data, folder: RunFolder) -> Training:
     """The part of a job that the trainer reads."""
     spec = job.spec
     return Training(
@@ -37,6 +37,7 @@ def training(job: Loaded, checked: Checked, data: Data, checkpoints: Path) -> Tr
         eval=spec.eval,
         seed=spec.run.seed,
         snapshot_every=spec.recovery.snapshot_every,
-        checkpoints=checkpoints,
+        checkpoints=folder.checkpoints,
+        traces=folder.path / "trace",
         first_guess=spec.train.global_batch,
     )

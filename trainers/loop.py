@@ -7,9 +7,11 @@ def train(session: Session) -> str:
     """Take a session from the step it was restored at to its last; "finished" or "stopped". Collective."""
     session.enter("train")
     for step in range(session.start, session.steps):
+        session.trace.before(step + 1)
         outcome = session.step(step, session.load(step), bool(session.worker.stop()), session.clock)
         done = step + 1
         session.snapshot(done)
+        session.trace.after(done)
         session.report(done, outcome)
         if session.evaluates_after(done):
             session.evaluate(done)

@@ -30,6 +30,7 @@ from .schedules import factor
 from .state import tensors
 from .step import Outcome, Step, Totals
 from .terms import Batch, Terms, add
+from .trace import Trace, traced_steps
 from .world import Worker
 
 
@@ -49,6 +50,7 @@ class Training:
     seed: int
     snapshot_every: int  # steps; 0: none
     checkpoints: Path  # folder of the run's checkpoints
+    traces: Path  # folder for what train.trace asks for
     first_guess: int  # samples of a micro-batch that should fit, where train.micro_batch is "auto"
 
 
@@ -89,6 +91,7 @@ class Session:
         self.held_out = None
         if data.held_out is not None:
             self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
+        self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
         self.step = Step(self.sharded, optimizer, self._lr, options.clip)
         self.totals = Totals(self.sharded)
 
@@ -167,6 +170,7 @@ class Session:
 
     def end(self, done: int, reason: str) -> str:
         """Tell how the attempt ended."""
+        self.trace.close()
         self.worker.tell("end", step=done, reason=reason)
         return reason
 

@@ -71,6 +71,7 @@ def trained(
         seed=3,
         snapshot_every=1,
         checkpoints=Path(folder) / "checkpoints",
+        traces=Path(folder) / "trace",
         first_guess=4,
     )
     session = Session(replace(worker, tell=tell, stop=stop, snapshots=snapshots), asked)
