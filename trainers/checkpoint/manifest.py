@@ -84,22 +84,27 @@ def read(path: Path) -> Manifest:
         raise CheckpointError(f"{path / MANIFEST} is damaged ({error!r}): choose another checkpoint") from error
 
 
+def published(root: Path) -> list[Path]:
+    """Folders of all published checkpoints, oldest step first; none where the folder is missing."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if FOLDER.fullmatch(path.name) and (path / MANIFEST).exists()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def listing(root: Path) -> list[Manifest]:
-    """All published checkpoints below a folder, oldest step first; none where the folder is missing.
+    """The manifests of all published checkpoints, oldest step first.
 
     Raises:
         CheckpointError: a published manifest cannot be read.
     """
-    if not root.is_dir():
-        return []
-    published = [path for path in root.iterdir() if FOLDER.fullmatch(path.name) and (path / MANIFEST).exists()]
-    return sorted((read(path) for path in published), key=lambda manifest: manifest.step)
+    return [read(path) for path in published(root)]
 
 
 def newest(root: Path) -> Path | None:
     """The published checkpoint of the highest step."""
-    found = listing(root)
-    return found[-1].path if found else None
+    found = published(root)
+    return found[-1] if found else None
 
 
 def check_files(manifest: Manifest, files: Iterable[DataFile]) -> None:

@@ -9,9 +9,10 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from .manifest import MANIFEST, CheckpointError, Manifest, encode, folder_name, listing, write_durably
+from .manifest import MANIFEST, CheckpointError, Manifest, encode, folder_name, published, read, write_durably
 
 TEMPORARY = re.compile(r"\.step-\d+\.attempt-(\d+)\.[a-z]+-[0-9a-f]+")
 
@@ -24,9 +25,10 @@ def begin(root: Path, step: int, attempt: int) -> Path | None:
     """
     root.mkdir(parents=True, exist_ok=True)
     _refuse_stale(root, attempt)
-    if (root / folder_name(step) / MANIFEST).exists():
+    path = root / folder_name(step)
+    if path in published(root):
         return None
-    fresh = _hidden(root, step, attempt, "tmp")
+    fresh = _hidden(path, attempt, "tmp")
     fresh.mkdir()
     return fresh
 
@@ -41,8 +43,8 @@ def publish(fresh: Path, manifest: Manifest, keep: int) -> None:
     write_durably(fresh / MANIFEST, encode(manifest))
     _sync(fresh)
     _refuse_stale(root, manifest.attempt)
-    if manifest.path.exists() and not (manifest.path / MANIFEST).exists():  # its manifest was deleted by hand
-        _remove(manifest.path, manifest.step, manifest.attempt)
+    if manifest.path.exists() and manifest.path not in published(root):  # its manifest was deleted by hand
+        _remove(manifest.path, manifest.attempt)
     fresh.rename(manifest.path)  # refused by the system where the target holds files
     _sync(root)
     _prune(root, manifest, keep)
@@ -54,27 +56,33 @@ def discard(fresh: Path) -> None:
 
 
 def _prune(root: Path, manifest: Manifest, keep: int) -> None:
-    others = [found for found in listing(root) if found.step != manifest.step]
+    others = [path for path in published(root) if path != manifest.path]
     for old in others[: max(0, len(others) - (keep - 1))]:
-        _remove(old.path, old.step, manifest.attempt)
+        _remove(old, manifest.attempt)
     for path, attempt in _leftovers(root):
         if attempt <= manifest.attempt:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove(path: Path, step: int, attempt: int) -> None:
+def _remove(path: Path, attempt: int) -> None:
     # Renamed first: a removal that is killed midway leaves nothing that is listed.
-    hidden = _hidden(path.parent, step, attempt, "old")
+    hidden = _hidden(path, attempt, "old")
     path.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _refuse_stale(root: Path, attempt: int) -> None:
-    newest = max([found.attempt for found in listing(root)] + [found for _, found in _leftovers(root)], default=attempt)
+    newest = max([*_attempts(root), *(found for _, found in _leftovers(root))], default=attempt)
     if newest > attempt:
         raise CheckpointError(
             f"attempt {newest} of this run saves into {root}, so attempt {attempt} must not: stop the older one"
         )
+
+
+def _attempts(root: Path) -> Iterator[int]:
+    for path in published(root):
+        with suppress(CheckpointError):  # an older checkpoint that is damaged stops no run
+            yield read(path).attempt
 
 
 def _leftovers(root: Path) -> Iterator[tuple[Path, int]]:
@@ -83,8 +91,8 @@ def _leftovers(root: Path) -> Iterator[tuple[Path, int]]:
             yield path, int(found[1])
 
 
-def _hidden(root: Path, step: int, attempt: int, kind: str) -> Path:
-    return root / f".{folder_name(step)}.attempt-{attempt}.{kind}-{secrets.token_hex(4)}"
+def _hidden(path: Path, attempt: int, kind: str) -> Path:
+    return path.with_name(f".{path.name}.attempt-{attempt}.{kind}-{secrets.token_hex(4)}")
 
 
 def _sync(folder: Path) -> None:

@@ -75,12 +75,21 @@ def test_a_damaged_manifest_says_so(tmp_path: Path, text: str) -> None:
         read(tmp_path)
 
 
-def test_a_newer_format_is_never_passed_over_for_an_older_step(tmp_path: Path) -> None:
+def test_an_unreadable_checkpoint_is_never_passed_over(tmp_path: Path) -> None:
     put(tmp_path, 1)
     (tmp_path / "step-000000002").mkdir()
     (tmp_path / "step-000000002" / "manifest.json").write_text('{"format": 99}')
+    assert newest(tmp_path) == tmp_path / "step-000000002"
     with pytest.raises(CheckpointError, match="format 99"):
-        newest(tmp_path)
+        listing(tmp_path)
+
+
+def test_an_older_damaged_checkpoint_stops_no_save(tmp_path: Path) -> None:
+    put(tmp_path, 1)
+    (tmp_path / "step-000000001" / "manifest.json").write_text("")
+    put(tmp_path, 2, keep=2)
+    put(tmp_path, 3, keep=2)
+    assert steps(tmp_path) == [2, 3]
 
 
 def test_files_are_compared_with_size_and_checksum(tmp_path: Path) -> None:
