@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ class EventFile:
     can be is followed by a "lost" event with their number.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.lost, self._torn = path, 0, False
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path, self.clock, self.lost, self._torn = path, clock, 0, False
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def __call__(self, kind: str, /, **fields: Any) -> None:
@@ -59,9 +59,9 @@ class EventFile:
         Raises:
             TypeError: a field is not a JSON value.
         """
-        if self._write({"t": time.time(), "kind": kind, **fields}) and self.lost:
+        if self._write({"t": self.clock(), "kind": kind, **fields}) and self.lost:
             lost, self.lost = self.lost, 0
-            self._write({"t": time.time(), "kind": "lost", "count": lost})
+            self._write({"t": self.clock(), "kind": "lost", "count": lost})
 
     def _write(self, record: dict[str, Any]) -> bool:
         line = encode(record).encode()

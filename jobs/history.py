@@ -11,6 +11,7 @@ from typing import Any
 from .events import Event, in_order
 
 ENDS = {"finished": "finished", "stopped": "stopped", "give_up": "failed"}  # supervisor's last word -> state
+OWN_EVENTS = ("eval", "checkpoint")  # they tell their seconds themselves; the next step's seconds hold them too
 
 
 @dataclass
@@ -169,11 +170,6 @@ def state(record: History, live: bool) -> str:
     return record.outcome or ("interrupted" if record.events else "new")
 
 
-def nats_per_byte(loss: float | None, bytes_per_token: float | None) -> float | None:
-    """A loss in nats per token as nats per byte of text."""
-    return loss / bytes_per_token if loss is not None and bytes_per_token else None
-
-
 def summary_fields(record: History) -> dict[str, Any]:
     """What a listing tells of a run's course: step, losses, throughput, restarts; None where not known."""
     curve, evals = record.curve, record.evals
@@ -190,11 +186,60 @@ def summary_fields(record: History) -> dict[str, Any]:
     }
 
 
+def own_spent(step: Event) -> dict[str, float]:
+    """What a step's own seconds were spent on: without the evaluation or checkpoint that came before it."""
+    return {name: seconds for name, seconds in step.get("spent", {}).items() if name not in OWN_EVENTS}
+
+
+def own_seconds(step: Event) -> float:
+    """Seconds of a step alone."""
+    others = sum(step.get("spent", {}).get(name, 0.0) for name in OWN_EVENTS)
+    return float(step["seconds"] - others)
+
+
+def warm(steps: Iterable[Event]) -> list[Event]:
+    """The steps whose seconds tell the pace: an attempt's first, which warms up, is left out where others follow."""
+    timed = [step for step in steps if step.get("seconds")]
+    first: dict[int, int] = {}
+    for step in timed:
+        first[step.attempt] = min(first.get(step.attempt, step["step"]), step["step"])
+    return [step for step in timed if step["step"] != first[step.attempt]] or timed
+
+
 def throughput(steps: Iterable[Event]) -> float | None:
-    """Tokens a second over these steps: all tokens by all step seconds; the first step of an attempt warms up and is
-    left out where others follow."""
-    timed = [step for step in steps if step.get("tokens") and step.get("seconds")]
-    first = {min((s["step"] for s in timed if s.attempt == number), default=0) for number in {s.attempt for s in timed}}
-    warm = [step for step in timed if step["step"] not in first] or timed
-    seconds = sum(step["seconds"] for step in warm)
-    return sum(step["tokens"] for step in warm) / seconds if seconds else None
+    """Tokens a second: all tokens by all seconds of the warm steps."""
+    timed = [step for step in warm(steps) if step.get("tokens")]
+    seconds = sum(map(own_seconds, timed))
+    return sum(step["tokens"] for step in timed) / seconds if seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class Mfu:
+    """Model FLOPs utilization, with what it was made of; it prints itself as formula and result."""
+
+    step_flops: float  # model FLOPs of one step over all workers, forward and backward, without recomputation
+    seconds: float  # of one step, mean over the warm steps
+    workers: int
+    peak_flops: float  # of one device at the run's dtype
+    peak_source: str
+
+    @property
+    def value(self) -> float:
+        """Share of the peak, 0 to 1."""
+        return self.step_flops / (self.seconds * self.workers * self.peak_flops)
+
+    def __str__(self) -> str:
+        return (
+            f"MFU {self.value:.1%} = {self.step_flops:.3g} FLOPs a step / ({self.seconds:.3g} s x {self.workers} x "
+            f"{self.peak_flops:.3g} FLOP/s peak of {self.peak_source})"
+        )
+
+
+def mfu(record: History) -> Mfu | None:
+    """The utilization, where the newest "start" told step_flops, peak_flops and peak_source; else None."""
+    start = record.last("start")
+    timed = [own_seconds(step) for step in warm(record.curve)]
+    if start is None or not timed or not all(start.get(name) for name in ("step_flops", "peak_flops", "peak_source")):
+        return None
+    seconds = sum(timed) / len(timed)
+    return Mfu(start["step_flops"], seconds, start["world_size"], start["peak_flops"], start["peak_source"])
