@@ -38,7 +38,7 @@ class GradientReducer:
 
     def __init__(self, parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
         self.group = group
-        self.buckets = [Bucket(part) for part in _portions(list(parameters)[::-1], BUCKET_BYTES)]
+        self.buckets = [Bucket(part) for part in portions(list(parameters)[::-1], BUCKET_BYTES)]
         self.works: list[dist.Work] = []
         self.last = False
         for bucket in self.buckets:
@@ -76,7 +76,7 @@ class GradientReducer:
         self.works.append(dist.all_reduce(bucket.flat, group=self.group, async_op=True))
 
 
-def _portions(parameters: list[nn.Parameter], most: int) -> list[list[nn.Parameter]]:
+def portions(parameters: list[nn.Parameter], most: int) -> list[list[nn.Parameter]]:
     """Consecutive parameters of one dtype, each portion as large as `most` bytes allows (one parameter at least)."""
     portions: list[list[nn.Parameter]] = []
     room, dtype = 0, None

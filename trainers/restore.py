@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .checkpoint.manifest import newest, read
-from .checkpoint.snapshot import Slots, committed
+from .checkpoint.snapshot import Slots, SnapshotError, committed
 from .checkpoint.store import load
 from .world import Worker
 
@@ -38,6 +38,23 @@ def restore(worker: Worker, checkpoints: Path, tensors: Mapping[str, Tensor], sl
         host = load(checkpoint, tensors)
         return Restored(int(host["step"]), "checkpoint", str(checkpoint), host)
     return Restored(0, "scratch", "", {})
+
+
+def open_slots(worker: Worker, tensors: Mapping[str, Tensor]) -> Slots | None:
+    """Room for this rank's snapshots; None on every rank where one has none. Collective."""
+    problem = ""
+    slots = None
+    try:
+        slots = Slots(worker.snapshots, tensors) if worker.snapshots else None
+    except (SnapshotError, OSError) as error:
+        problem = str(error)
+    problems = [""] * worker.world_size
+    dist.all_gather_object(problems, problem)
+    if not any(problems):
+        return slots
+    if worker.rank == 0:
+        worker.tell("no_snapshots", reason=next(filter(None, problems)))
+    return None
 
 
 def common_snapshot(worker: Worker) -> int | None:

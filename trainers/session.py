@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..models.entry import Entry
-from .checkpoint.snapshot import Slots
 from .checkpoint.store import save
 from .clock import Clock
 from .data.dataset import Data, MapStyle
@@ -25,7 +24,7 @@ from .options import (
 from .parallelize import parallelize
 from .portions import share, total_steps
 from .probe import settle_micro_batch
-from .restore import restore
+from .restore import open_slots, restore
 from .schedules import factor
 from .state import tensors
 from .step import Outcome, Step, Totals
@@ -81,7 +80,7 @@ class Session:
         optimizer = ShardedOptimizer(training.optimizer, self.sharded.parameters)
         self.tensors = tensors(self.sharded, optimizer)
         self.enter("restore")
-        self.slots = Slots(worker.snapshots, self.tensors) if worker.snapshots and training.snapshot_every else None
+        self.slots = open_slots(worker, self.tensors) if training.snapshot_every else None
         restored = restore(worker, training.checkpoints, self.tensors, self.slots)
         worker.tell("resume", step=restored.step, source=restored.source, path=restored.path)
         optimizer.set_steps(restored.step)

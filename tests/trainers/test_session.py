@@ -84,6 +84,7 @@ def trained(
         "resumed": next(fields for kind, fields in events if kind == "resume"),
         "eval": [fields["loss"] for kind, fields in events if kind == "eval"],
         "micro_batch": session.micro_batch,
+        "warnings": [fields["reason"] for kind, fields in events if kind == "no_snapshots"],
     }
 
 
@@ -142,3 +143,11 @@ def test_bf16_and_recomputation(
     else:
         assert other["losses"] != plain["losses"]
         assert other["losses"] == pytest.approx(plain["losses"], abs=2e-2)
+
+
+def test_without_room_for_snapshots_training_goes_on(ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
+    (tmp_path / "snapshots-1").mkdir()
+    (tmp_path / "snapshots-1" / "slots").mkdir()  # where the file of rank 1 would be
+    found = ranks(trained, 2, strategy="ddp", folder=str(tmp_path), snapshots=True)
+    assert [one["reason"] for one in found] == ["finished", "finished"]
+    assert len(found[0]["warnings"]) == 1
