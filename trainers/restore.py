@@ -30,7 +30,7 @@ def restore(worker: Worker, checkpoints: Path, tensors: Mapping[str, Tensor], sl
     Raises:
         CheckpointError: the newest checkpoint cannot be used; the sentence says why.
     """
-    snapshot = common_snapshot(worker)
+    snapshot = None if slots is None else common_snapshot(worker)
     checkpoint = newest(checkpoints)
     if slots is not None and snapshot is not None and (checkpoint is None or snapshot >= read(checkpoint).step):
         return Restored(snapshot, "snapshot", str(worker.snapshots), slots.read(snapshot))
