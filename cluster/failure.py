@@ -68,7 +68,8 @@ def name_exit(code: int) -> str:
     """ "exit status 1", or "signal 9 (SIGKILL)" from a negative number."""
     if code >= 0:
         return f"exit status {code}"
-    return f"signal {-code} ({signal.Signals(-code).name})"
+    names = {known.value: known.name for known in signal.Signals}  # most real-time signals have none
+    return f"signal {-code} ({names[-code]})" if -code in names else f"signal {-code}"
 
 
 def name_ranks(ranks: Sequence[int]) -> str:

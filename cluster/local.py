@@ -22,6 +22,7 @@ from ..jobs.tracking import TensorBoard
 from ..jobs.tracking import installed as tensorboard_installed
 from ..trainers.layout import resolve
 from .devices import choose_device, count_gpus
+from .failure import name_ranks
 from .group import Group
 from .handle import GRACE, HURRY, SUPERVISOR_LOG, Handle
 from .launcher import RUN, Process, Request
@@ -41,8 +42,8 @@ class LocalLauncher:
         """What submit would do; nothing is touched."""
         spec = job.spec
         device = choose_device(spec.resources.device, spec.resources.workers, count_gpus())
-        ranks = f"0-{spec.resources.workers - 1}" if spec.resources.workers > 1 else "0"
-        workers = f"ranks {ranks}: forked by the zygote on {device}, {spec.resources.threads} threads each; {TASK}"
+        ranks = name_ranks(range(spec.resources.workers))
+        workers = f"{ranks}: forked by the zygote, on {device}, OMP threads {spec.resources.threads}, task {TASK}"
         return Request(
             job=spec.run.name,
             spec=to_toml(spec, job.origins),

@@ -23,6 +23,7 @@ from .wire import Lines, encode
 START_DEADLINE = 300.0  # seconds for the imports, on a machine that is busy with other things
 ZYGOTE_ENVIRONMENT = {  # beside the caller's own
     "OMP_NUM_THREADS": "1",  # a process with more threads cannot fork; a worker takes as many as it is assigned
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # the same for pyarrow's allocator
     "GLOO_SOCKET_IFNAME": "lo",
 }
 
