@@ -157,6 +157,10 @@ def test_a_mistake_is_seen_where_a_later_layer_hides_it(home: Path) -> None:
     assert refused("job.toml", "train.steps=1").startswith("job.toml:2: ")
 
 
+def test_a_whole_number_that_no_float_holds_is_refused(home: Path) -> None:
+    assert "expected a number, at least 0.0" in refused(STEPS, f"optimizer.lr={10**400}")
+
+
 def test_text_that_is_not_text(home: Path) -> None:
     (home / "job.toml").write_bytes(b"\xff\xfe")
     assert "cannot be read" in refused("job.toml")
