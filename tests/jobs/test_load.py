@@ -179,6 +179,8 @@ def test_a_later_table_takes_the_place_of_a_value_and_the_other_way_round(home: 
     assert load_job("job.toml", ["model.config.a.x=5"]).spec.model.config["a"] == {"x": 5}
     assert load_job("job.toml", ["model.config.b=5"]).spec.model.config == {"a": 1, "b": 5}
     assert load_job("job.toml", ["model.config={}"]).spec.model.config == {}
+    write(home / "next.toml", "extends = ['job.toml']\nmodel.config.b = 5\n")
+    assert load_job("next.toml", ["model.config.b.c=7"]).spec.model.config == {"a": 1, "b": {"c": 7}}
 
 
 @pytest.mark.parametrize(
