@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..jobs.spec import JobError
+
 NODES = Path("/dev")
 
 
@@ -19,12 +21,12 @@ def choose_device(wanted: str, workers: int, gpus: int) -> str:
     """`cpu` or `cuda` for a job's resources.device.
 
     Raises:
-        ValueError: cuda is wanted, but there is not one GPU for each worker.
+        JobError: cuda is wanted, but there is not one GPU for each worker.
     """
     if wanted == "auto":
         return "cuda" if gpus >= workers else "cpu"
     if wanted == "cuda" and gpus < workers:
-        raise ValueError(
+        raise JobError(
             f"resources.device = 'cuda' with resources.workers = {workers}, but this machine shows {gpus} GPUs: "
             "ask for fewer workers, or device = 'cpu'"
         )

@@ -15,9 +15,9 @@ from types import FrameType
 from ..jobs.assignment import Assignment
 from ..jobs.events import Event
 from ..jobs.load import Loaded, load_resolved
-from ..jobs.run_folder import RunFolder, create
+from ..jobs.run_folder import RunError, RunFolder, create
 from ..jobs.show import to_toml
-from ..jobs.spec import JobSpec
+from ..jobs.spec import JobError, JobSpec
 from ..jobs.tracking import TensorBoard
 from ..jobs.tracking import installed as tensorboard_installed
 from ..trainers.layout import resolve
@@ -190,8 +190,12 @@ def print_event(event: Event) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Supervise a run until its end."""
-    return EXIT_CODES[supervise(RunFolder(Path(arguments[0])), [print_event]).state]
+    """Supervise a run until its end; the exit status tells how it ended, 2 that it could not begin."""
+    try:
+        return EXIT_CODES[supervise(RunFolder(Path(arguments[0])), [print_event]).state]
+    except (JobError, RunError) as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 from shardwright.cluster.devices import choose_device, count_gpus
+from shardwright.jobs.spec import JobError
 
 
 @pytest.mark.parametrize(
@@ -24,5 +25,5 @@ def test_auto_takes_gpus_only_where_there_is_one_for_each_worker():
     assert choose_device("auto", 2, 2) == "cuda"
     assert choose_device("auto", 3, 2) == "cpu"
     assert choose_device("cpu", 1, 2) == "cpu"
-    with pytest.raises(ValueError, match=r"resources\.workers = 3, but this machine shows 2 GPUs"):
+    with pytest.raises(JobError, match=r"resources\.workers = 3, but this machine shows 2 GPUs"):
         choose_device("cuda", 3, 2)
