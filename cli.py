@@ -39,7 +39,8 @@ examples:
 """
 STRATEGIES = """\
 names with a comma between them; a name is parts joined by "_": ddp, zero1, zero2, zero3, tensor, pipeline, each of
-degree 2, or with its degree: ddpx4, zero3x4, tensor4, pipeline4 (default: each, and zero3x2_tensor2_pipeline2)"""
+degree 2, or with its degree: ddpx4, zero3x4, tensor4, pipeline4 (default: each that the
+model allows, and zero3x2_tensor2_pipeline2)"""
 PROOFS = (
     "gpt2",
     "gpt2 --strategies ddp,zero3,tensor2,zero3x2_tensor2_pipeline2",
@@ -469,10 +470,10 @@ def data_show(asked: Namespace) -> int:
 
 def verify_model(asked: Namespace) -> int:
     """Compare strategies of a model with one process; exit code 1 when any of them is not equal to it."""
-    from .cluster.verify import HEADER, STRATEGIES, row, verify
+    from .cluster.verify import HEADER, row, verify
     from .jobs.spec import JobError
 
-    names = [name for word in asked.strategies for name in word.split(",") if name] or STRATEGIES
+    names = [name for word in asked.strategies for name in word.split(",") if name] or None
     tell = (lambda verdict: None) if asked.json else (lambda verdict: print(row(verdict), flush=True))
     try:
         if not asked.json:

@@ -70,7 +70,7 @@ def row(verdict: Verdict) -> str:
 
 def verify(
     model: str,
-    strategies: Iterable[str] = STRATEGIES,
+    strategies: Iterable[str] | None = None,
     *,
     preset: str = "",
     config: Mapping[str, Any] | None = None,
@@ -83,7 +83,8 @@ def verify(
 
     Args:
         model, preset, config: as in [model] of a job file.
-        strategies: names such as ddp, zero1, zero3x4, tensor2, pipeline2, zero3x2_tensor2_pipeline2.
+        strategies: names such as ddp, zero1, zero3x4, tensor2, pipeline2, zero3x2_tensor2_pipeline2; None: those of
+            STRATEGIES that the entry can be laid out for.
         data: "package.module:object", for an entry that reads samples of its own.
         optimizer: the job's own; AdamW with the defaults.
         paths: where the workers find the user's modules.
@@ -94,7 +95,8 @@ def verify(
     """
     entry = find(model)
     sizes = configure(entry, preset, config or {})
-    layouts = {name: checked(entry, sizes, name) for name in strategies}
+    asked = possible(entry, sizes) if strategies is None else strategies
+    layouts = {name: checked(entry, sizes, name) for name in asked}
     payload = {
         "model": model,
         "preset": preset,
@@ -108,6 +110,11 @@ def verify(
             verdicts.append(judge(pool, name, layout.world_size, payload))
             found(verdicts[-1])
     return Verification(model, tuple(verdicts))
+
+
+def possible(entry: Entry, config: Any) -> list[str]:
+    """The usual strategies, without those that the entry refuses."""
+    return [name for name in STRATEGIES if not refusal(entry, config, parse_strategy(name))]
 
 
 def checked(entry: Entry, config: Any, strategy: str) -> Layout:

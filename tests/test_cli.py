@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 from shardwright.cli import main, read_words
-from shardwright.cluster.verify import STRATEGIES
 from shardwright.jobs.load import load_job
 from shardwright.jobs.run_folder import RunFolder, create
 from shardwright.jobs.show import to_toml
@@ -188,7 +187,6 @@ def test_generate_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None
 def test_verify_refuses_a_strategy_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'zreo' is not one of ddp" in refused(capsys, "verify", "model", "gpt2", "--strategies", "zreo", "--json")
     assert "there is no model 'gtp2'" in refused(capsys, "verify", "model", "gtp2", "--json")
-    assert "ddp" in STRATEGIES
 
 
 def test_ctrl_c_is_130_and_a_closed_pipe_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
