@@ -189,6 +189,28 @@ def test_verify_refuses_a_strategy_that_is_none(capsys: pytest.CaptureFixture[st
     assert "there is no model 'gtp2'" in refused(capsys, "verify", "model", "gtp2", "--json")
 
 
+OWN = """
+import torch
+from shardwright import Entry
+
+def loss(network, batch):
+    return (network(batch["0"])[:, 0] - batch["1"]).square().sum(), torch.tensor(len(batch["1"]))
+
+ENTRY = Entry(build=lambda: torch.nn.Linear(4, 1), loss=loss)
+SAMPLES = [(torch.full((4,), float(i)), float(i % 3)) for i in range(64)]
+"""
+
+
+def test_verify_proves_a_model_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "own_model.py").write_text(OWN)
+    words = ("verify", "model", "own_model:ENTRY", "--data", "own_model:SAMPLES", "--json", "--strategies")
+    found = json.loads(said(capsys, *words, "ddp"))
+    (ddp,) = found["strategies"]
+    assert found["model"] == "own_model:ENTRY"
+    assert (ddp["name"], ddp["world_size"], ddp["ok"]) == ("ddp", 2, True) and ddp["loss_diff"] <= 1e-5
+    assert "tensor=2" in refused(capsys, *words, "tensor2")
+
+
 def test_ctrl_c_is_130_and_a_closed_pipe_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
