@@ -56,8 +56,18 @@ def test_the_example_of_your_own_model_trains_as_it_stands(root: Path, tmp_path:
 def test_the_table_names_every_verb_and_no_other(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = re.search(r"^\| verb \|.*?\n\n", (root / "README.md").read_text(), re.M | re.S)
     assert table
-    written = {verb for row in table[0].splitlines()[2:] for verb in re.findall(r"`([a-z]+)", row.split("|")[1])}
+    written = {
+        verb for row in table[0].strip().splitlines()[2:] for verb in re.findall(r"`([a-z]+)", row.split("|")[1])
+    }
     with pytest.raises(SystemExit):
         main(["--help"])
     said = set(re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, re.M))
     assert written == said
+
+
+def test_the_page_on_the_run_folder_names_every_kind_of_event(root: Path) -> None:
+    floors = (path for floor in ("trainers", "jobs", "cluster") for path in (root / floor).rglob("*.py"))
+    told = {kind for path in floors for kind in re.findall(r'\b_?(?:tell|sink)\("(\w+)"', path.read_text())}
+    assert {"start", "step", "death", "give_up"} <= told
+    page = (root / "docs" / "run-folder.md").read_text()
+    assert told <= {kind for row in re.findall(r"^\| (`.*?) \|", page, re.M) for kind in re.findall(r"`(\w+)`", row)}
