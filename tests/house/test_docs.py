@@ -67,7 +67,7 @@ def test_the_table_names_every_verb_and_no_other(root: Path, capsys: pytest.Capt
 
 def test_the_page_on_the_run_folder_names_every_kind_of_event(root: Path) -> None:
     floors = (path for floor in ("trainers", "jobs", "cluster") for path in (root / floor).rglob("*.py"))
-    told = {kind for path in floors for kind in re.findall(r'\b_?(?:tell|sink)\("(\w+)"', path.read_text())}
+    told = {kind for path in floors for kind in re.findall(r'\b_?(?:tell|sink)\(\s*"(\w+)"', path.read_text())}
     assert {"start", "step", "death", "give_up"} <= told
     page = (root / "docs" / "run-folder.md").read_text()
     assert told <= {kind for row in re.findall(r"^\| (`.*?) \|", page, re.M) for kind in re.findall(r"`(\w+)`", row)}
