@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..models.entry import Entry, Shape
-from ..models.program import build
+from ..models.program import Terms, build, named_terms
 from .gradients import copies
 from .layout import Layout, refusal
 from .mesh import Mesh
@@ -27,7 +27,7 @@ from .parts import local
 from .pipeline import Pipeline, keep_units, stage_units
 from .replicate import GradientReducer
 from .tensor import split_layers
-from .terms import Batch, GradientSync, NoSync, Terms, add
+from .terms import Batch, GradientSync, NoSync, add
 from .zero import shard_units
 
 
@@ -68,14 +68,14 @@ class Sharded:
                 return self.pipeline.evaluate(micro_batches)
             terms: Terms = {}
             for batch in micro_batches:
-                terms = add(terms, self.program(batch))
+                terms = add(terms, named_terms(self.program(batch)))
             return terms
 
     def _accumulate(self, micro_batches: Sequence[Batch]) -> Terms:
         terms: Terms = {}
         for index, batch in enumerate(micro_batches):
             self.sync.prepare(last=index == len(micro_batches) - 1)
-            found = self.program(batch)
+            found = named_terms(self.program(batch))
             found["loss"][0].backward()
             terms = add(terms, found)
         return terms

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..models.entry import Entry, Shape
+from ..models.program import Terms, named_terms
 from .layout import Layout
 from .mesh import Mesh
 from .pipeline_order import ORDERS, cut
-from .terms import Batch, GradientSync, Terms, add
+from .terms import Batch, GradientSync, add
 
 FORWARD, BACKWARD = 0, 1  # message tags: one a direction
 
@@ -98,9 +99,10 @@ class Pipeline:
 
     def _forward(self, batch: Batch, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Terms]:
         found = self.program(batch, *inputs)
-        if self.after is None:
-            return (found["loss"][0],), found
-        return found, {}
+        if self.after is not None:
+            return found, {}
+        terms = named_terms(found)
+        return (terms["loss"][0],), terms
 
     def _receive(self, rank: int | None, tag: int, batch: Batch, requires_grad: bool = False) -> tuple[Tensor, ...]:
         if rank is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.entry import Entry
+from ..models.program import Terms
 from .checkpoint.store import save
 from .clock import Clock
 from .data.dataset import Data, MapStyle
@@ -28,7 +29,7 @@ from .restore import open_slots, restore
 from .schedules import factor
 from .state import tensors
 from .step import Outcome, Step, Totals
-from .terms import Batch, Terms, add
+from .terms import Batch, add
 from .trace import Trace, traced_steps
 from .world import Worker
 

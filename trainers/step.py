@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..models.program import Terms
 from .clock import Clock
 from .gradients import clip_factor, local_gradients, square_share
 from .optimizers import ShardedOptimizer
 from .parallelize import Sharded
-from .terms import Batch, Terms
+from .terms import Batch
 
 
 @dataclass(frozen=True)

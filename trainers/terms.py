@@ -8,8 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..models.program import Terms
+
 Batch = Mapping[str, Tensor]  # dim 0 of every tensor is the sample
-Terms = dict[str, tuple[Tensor, Tensor]]  # name -> (sum, count), scalars; "loss" is the objective
 
 
 def add(total: Terms, terms: Terms) -> Terms:
