@@ -29,7 +29,7 @@ class DataOptions:
         otherwise=("package.module:object of your own", OBJECT),
     )
     path: str = option("", "file, folder or glob of text, jsonl, parquet or arrow")
-    field: str = option("text", "the column that holds the text (jsonl, parquet)")
+    field: str = option("text", "the column that holds the text (jsonl, parquet) or the token ids (arrow)")
     tokenizer: str = option(
         "bytes",
         "how text becomes numbers; bpe is trained on the training text",

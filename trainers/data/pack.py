@@ -25,7 +25,7 @@ from ..options import DataOptions
 from .documents import Document, Span, fingerprint, plan_parts, read_documents
 from .part import SIDES, Work, read_counts, shard_name
 from .shards import TokenStream
-from .sources import Progress, Source, check_source, read_source, source_identity, write_aside
+from .sources import Progress, Source, check_source, is_packed, read_source, source_identity, write_aside
 from .tokenizer import Tokenizer, open_tokenizer, train_bpe, vocabulary
 from .workers import pack_parts
 
@@ -97,9 +97,11 @@ def prepare(options: DataOptions, progress: Progress = silent, workers: int | No
     workers: processes that pack at the same time; by default one for each CPU this process may use.
 
     Raises:
-        ValueError: [data] is wrong, a row cannot be read, or the split leaves a side empty.
+        ValueError: [data] is wrong, a row cannot be read, the split leaves a side empty, or there is nothing to pack.
     """
     check_source(options)
+    if not is_packed(options):
+        raise ValueError(f"data.name = {options.name!r} is a data set of your own; there is nothing to pack")
     cache = cache_folder(options) / "text"
     source = read_source(options, cache, progress)
     identity = _identity(options, source)

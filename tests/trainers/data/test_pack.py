@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shardwright.trainers.data import documents
-from shardwright.trainers.data.documents import PIECE
+from shardwright.trainers.data.documents import PIECE, Span
 from shardwright.trainers.data.pack import PackedText, cache_folder, prepare
+from shardwright.trainers.data.part import Work, read_result
+from shardwright.trainers.data.tokenizer import train_bpe
 from shardwright.trainers.options import DataOptions
 
 ROWS = [f"row {number}: " + "word " * (number % 50) for number in range(400)]
@@ -195,6 +198,11 @@ def test_the_standard_library_is_packed_whole(tmp_path: Path) -> None:
     )
 
 
+def test_a_data_set_of_the_user_is_not_packed() -> None:
+    with pytest.raises(ValueError, match="there is nothing to pack"):
+        prepare(DataOptions(name="my.module:data"))
+
+
 def test_packed_once(tmp_path: Path) -> None:
     asked = options("jsonl", write_rows(tmp_path / "a.jsonl", ROWS), tmp_path)
     first = prepare(asked)
@@ -213,6 +221,17 @@ def test_what_the_tokens_depend_on_changes_the_identity(change: dict[str, Any], 
         prepare(options("jsonl", path, tmp_path)).identity
         != prepare(options("jsonl", path, tmp_path, **change)).identity
     )
+
+
+def test_another_tokenizer_json_changes_the_identity(tmp_path: Path) -> None:
+    path, brought = write_rows(tmp_path / "a.jsonl", ROWS), tmp_path / "brought.json"
+    found = set()
+    for size in (300, 310):
+        brought.write_text(train_bpe(ROWS, size))
+        packed = prepare(options("jsonl", path, tmp_path, tokenizer=str(brought)))
+        assert packed.vocab_size == size
+        found.add(packed.identity)
+    assert len(found) == 2
 
 
 def test_the_length_of_a_sample_does_not_change_the_identity(tmp_path: Path) -> None:
@@ -333,6 +352,39 @@ def test_a_stopped_packing_leaves_no_process_and_nothing_half(sent: signal.Signa
     assert [folder.suffix for folder in (tmp_path / "cache" / "text").glob("text-*/")] == [".partial"]
     with packing(path, tmp_path / "cache") as process:
         assert process.communicate(timeout=60)[0].splitlines()[-1].startswith(str(tmp_path / "cache"))
+
+
+def test_ctrl_c_does_not_wait_for_a_part(tmp_path: Path) -> None:
+    with packing(write_text(tmp_path / "a.txt", 1000 * PIECE), tmp_path / "cache") as process:
+        wait_until_packing(process)
+        for child in set(group(process.pid)) - {process.pid}:
+            os.kill(child, signal.SIGSTOP)  # as if its part took for ever
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert group(process.pid) == []
+
+
+def test_packing_processes_leave_ctrl_c_to_their_parent(tmp_path: Path) -> None:
+    with packing(write_text(tmp_path / "a.txt", 1000 * PIECE), tmp_path / "cache") as process:
+        wait_until_packing(process)
+        for child in set(group(process.pid)) - {process.pid}:
+            os.kill(child, signal.SIGINT)
+        assert str(tmp_path) in process.communicate(timeout=60)[0]
+        assert process.returncode == 0
+
+
+def test_a_packing_process_ends_in_silence_when_nobody_listens(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.txt", PIECE)
+    work = Work(str(tmp_path), "text", "", 0, None, 256)
+    asked = json.dumps({"work": asdict(work), "number": 0, "spans": [Span(str(path), 0, PIECE, PIECE)]})
+    command = [sys.executable, "-c", "from shardwright.trainers.data.workers import serve; serve()"]
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipe) as process:
+        process.stdout.close()
+        process.stdin.write(f"{asked}\n".encode() * 2)
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert read_result(work, 0) is not None
 
 
 def test_a_packing_process_that_dies_is_reported(tmp_path: Path) -> None:
