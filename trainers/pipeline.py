@@ -5,6 +5,7 @@ between two neighbours keep the order of micro-batches; the two directions never
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from .mesh import Mesh
 from .pipeline_order import ORDERS, cut
 from .terms import Batch, GradientSync, add
 
-FORWARD, BACKWARD = 0, 1  # message tags: one a direction
+FORWARD, BACKWARD = 0, 1  # directions: the tags of their messages, each with a group of its own
 
 
 def stage_units(entry: Entry, config: object, layout: Layout) -> list[range]:
@@ -39,6 +40,17 @@ def keep_units(program: nn.Module, paths: Sequence[str], kept: range) -> None:
             setattr(parent, name, None)
 
 
+def opposite_group(mesh: Mesh) -> dist.ProcessGroup:
+    """A second group along the pipeline, for gradients: on a GPU the sends of one communicator wait for one another,
+    and two neighbours that send to each other on the same one wait for ever. Collective over the world.
+    """
+    layout = mesh.layout
+    columns = [[layout.rank(replace(layout.place(first), pipeline=p)) for p in range(layout.pipeline)]
+               for first in range(layout.world_size // layout.pipeline)]  # fmt: skip
+    groups = [dist.new_group(ranks) for ranks in columns]
+    return next(group for group, ranks in zip(groups, columns, strict=True) if mesh.rank in ranks)
+
+
 class Pipeline:
     """One stage of a pipeline: forward and backward of all micro-batches of a step."""
 
@@ -53,7 +65,8 @@ class Pipeline:
         """
         group = mesh.group("pipeline")
         assert group is not None
-        self.program, self.device, self.group, self.boundary = program, mesh.device, group, boundary
+        self.program, self.device, self.boundary = program, mesh.device, boundary
+        self.groups = {FORWARD: group, BACKWARD: opposite_group(mesh)}
         self.stage, self.stages = mesh.place.pipeline, mesh.layout.pipeline
         self.order = ORDERS[mesh.layout.schedule]
         ranks = dist.get_process_group_ranks(group)
@@ -109,7 +122,7 @@ class Pipeline:
             return ()
         samples = next(iter(batch.values())).shape[0]
         found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in self.boundary(samples)]
-        for work in [dist.irecv(x, rank, group=self.group, tag=tag) for x in found]:
+        for work in [dist.irecv(x, rank, group=self.groups[tag], tag=tag) for x in found]:
             if work is not None:
                 work.wait()
         return tuple(x.requires_grad_(requires_grad and x.is_floating_point()) for x in found)
@@ -119,4 +132,4 @@ class Pipeline:
         if rank is None:
             return []
         payload = [x.detach().contiguous() for x in tensors]
-        return [(dist.isend(x, rank, group=self.group, tag=tag), x) for x in payload]
+        return [(dist.isend(x, rank, group=self.groups[tag], tag=tag), x) for x in payload]
