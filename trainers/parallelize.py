@@ -200,8 +200,7 @@ def _sum_over_ends(parameter: nn.Parameter, mesh: Mesh) -> None:
     mine = local(parameter.grad)
     theirs = torch.empty_like(mine)
     peer = dist.get_process_group_ranks(group)[other]
-    works = [dist.isend(mine.contiguous(), peer, group=group, tag=2), dist.irecv(theirs, peer, group=group, tag=2)]
-    for work in works:
-        if work is not None:
-            work.wait()
+    exchange = [dist.P2POp(dist.isend, mine.contiguous(), peer, group), dist.P2POp(dist.irecv, theirs, peer, group)]
+    for work in dist.batch_isend_irecv(exchange):
+        work.wait()
     mine.add_(theirs)
