@@ -1,5 +1,6 @@
 """What does a worker of a run do? It reads the run's own record and hands its values to the trainer."""
 
+import json
 from pathlib import Path
 
 from ..trainers.data.dataset import Data, open_data
@@ -8,7 +9,7 @@ from ..trainers.session import Session, Training
 from ..trainers.world import Worker
 from .check import Checked, check_job
 from .load import Loaded, load_resolved
-from .run_folder import RunFolder
+from .run_folder import RunFolder, publish
 
 
 def train(worker: Worker, run: str) -> str:
@@ -18,8 +19,25 @@ def train(worker: Worker, run: str) -> str:
     checked = check_job(job)
     worker.tell("phase", name="data")
     data = open_data(job.spec.data, checked.entry.data)
+    record(worker, data, folder)
     session = Session(worker, training(job, checked, data, folder))
     return train_loop(session)
+
+
+def record(worker: Worker, data: Data, folder: RunFolder) -> None:
+    """Rank 0 tells what is known of the data, and writes every source file with its hash beside the job."""
+    if worker.rank:
+        return
+    facts = {
+        "identity": data.identity,
+        "summary": dict(data.summary),
+        "vocab_size": data.vocab_size,
+        "tokens_per_sample": data.tokens_per_sample,
+        "bytes_per_token": data.bytes_per_token,
+        "unigram_entropy": data.unigram_entropy,
+    }
+    worker.tell("data", **facts)
+    publish(folder.path / "data.json", json.dumps({**facts, "files": [dict(file) for file in data.files]}, indent=1))
 
 
 def training(job: Loaded, checked: Checked, data: Data, folder: RunFolder) -> Training:
