@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,24 +108,26 @@ def decode(line: bytes, attempt: int, rank: int | None, t: float = 0.0) -> Event
 class Follower:
     """Reads what is new in a folder of event files, however many attempts and ranks come to write there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ranks: Container[int | None] | None = None) -> None:
         self.folder = folder
+        self.ranks = ranks  # whose files are read; None: everyone's
         self._read: dict[str, int] = {}  # file name -> bytes of whole lines that were given out
 
     def poll(self) -> list[Event]:
         """Events since the last call, by time; a line without its end is left for a later call."""
         found: list[Event] = []
-        for path, attempt, rank in _files(self.folder):
+        for path, attempt, rank in self._files():
             lines, self._read[path.name] = _lines(path, self._read.get(path.name, 0))
             t = path.stat().st_mtime
             found.extend(decode(line, attempt, rank, t) for line in lines)
         return in_order(found)
 
-
-def _files(folder: Path) -> Iterator[tuple[Path, int, int | None]]:
-    for path in sorted(folder.iterdir()):
-        if match := FILE.fullmatch(path.name):
-            yield path, int(match[1]), None if match[2] is None else int(match[2])
+    def _files(self) -> Iterator[tuple[Path, int, int | None]]:
+        for path in sorted(self.folder.iterdir()):
+            match = FILE.fullmatch(path.name)
+            rank = int(match[2]) if match and match[2] else None
+            if match and (self.ranks is None or rank in self.ranks):
+                yield path, int(match[1]), rank
 
 
 def _lines(path: Path, offset: int) -> tuple[list[bytes], int]:
@@ -142,6 +144,6 @@ def in_order(events: Iterable[Event]) -> list[Event]:
     return sorted(events, key=lambda event: (event.t, event.attempt, -1 if event.rank is None else event.rank))
 
 
-def read(folder: Path) -> list[Event]:
-    """Every event of a run, by time."""
-    return Follower(folder).poll()
+def read(folder: Path, ranks: Container[int | None] | None = None) -> list[Event]:
+    """Every event of a run, or of some ranks (None among them is the supervisor), by time."""
+    return Follower(folder, ranks).poll()

@@ -171,12 +171,11 @@ def state(record: History, live: bool) -> str:
 
 
 def summary_fields(record: History) -> dict[str, Any]:
-    """What a listing tells of a run's course: step, losses, throughput, restarts; None where not known."""
+    """What a listing tells of a run's course; None where it is not known, or a loss is not finite."""
     curve, evals = record.curve, record.evals
-    losses = [event["loss"] for event in curve if event.get("loss") is not None]
     return {
         "step": record.step,
-        "loss": losses[-1] if losses else None,
+        "loss": curve[-1].get("loss") if curve else None,
         "validation_loss": evals[-1]["loss"] if evals else None,
         "bits_per_byte": evals[-1].get("bits_per_byte") if evals else None,
         "tokens_per_second": throughput(curve),

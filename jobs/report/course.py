@@ -96,7 +96,7 @@ def _lane(attempt: Attempt, active: Active, state: str) -> str:
         f'<li><div class="said"><b>Attempt {attempt.number}</b> <span>{said}</span>'
         f'<em class="pill {outcome}">{outcome}</em></div>'
         f'<div class="lane"><i class="{outcome}" style="{place}"></i>{crosses}</div>'
-        f"{''.join(map(_death, attempt.deaths))}</li>"
+        f"{_deaths(attempt.deaths)}</li>"
     )
 
 
@@ -107,20 +107,28 @@ def _begun(attempt: Attempt) -> str:
     return f"{verb} from a {text(attempt.source)} at step {attempt.from_step:,}"
 
 
+def _deaths(deaths: list[Event]) -> str:
+    """A line for each cause; the ranks that died only because a peer did share one."""
+    causes = "".join(map(_death, [death for death in deaths if not death.get("victim")]))
+    victims = ", ".join(str(death["rank"]) for death in deaths if death.get("victim"))
+    return causes + (f'<p class="death">victims, which lost a peer: {text(victims)}</p>' if victims else "")
+
+
 def _death(death: Event) -> str:
-    where = f" in phase {text(death.get('phase'))}" if death.get("phase") else ""
+    where = f", phase {death.get('phase')}" if death.get("phase") else ""
     step = f", step {death.get('step'):,}" if death.get("step") is not None else ""
-    cause = f"rank {text(death.get('rank'))} ended by {text(death.get('cause', 'an unknown cause'))}"
-    return f'<p class="death">{cause}{where}{step}</p>'
+    cause = f"rank {death.get('rank')}: {death.get('cause', 'unknown cause')}{where}{step}"
+    return f'<p class="death">{text(cause)}</p>'
 
 
 def failures(facts: Facts) -> str:
-    """What workers raised; ranks with equal tracebacks share a block."""
+    """What workers raised; ranks with equal tracebacks share a block, ranks that only lost a peer have none."""
+    victims = {(death.attempt, death["rank"]) for death in facts.record.of("death") if death.get("victim")}
     groups: dict[tuple[int, str, str], list[Event]] = {}
     for failure in facts.record.of("failure"):
-        groups.setdefault((failure.attempt, str(failure.get("type")), str(failure.get("traceback"))), []).append(
-            failure
-        )
+        if (failure.attempt, failure.rank) not in victims:
+            key = failure.attempt, str(failure.get("type")), str(failure.get("traceback"))
+            groups.setdefault(key, []).append(failure)
     return "".join(_failure(events) for events in groups.values())
 
 

@@ -53,7 +53,13 @@ class Facts:
     @property
     def layout(self) -> str:
         """The layout's name as the workers, else the plan, tell it."""
-        return str(self.told("start", "layout") or self.plan.get("layout") or "")
+        return str(self.told("start", "layout") or self.told("attempt", "layout") or self.plan.get("layout") or "")
+
+    @property
+    def steps(self) -> int | None:
+        """Steps that the run is to make, as the job says or the workers have worked out."""
+        steps: int | None = self.asked("train.steps") or self.told("resume", "steps")
+        return steps
 
     @property
     def pace(self) -> float | None:

@@ -27,12 +27,12 @@ def fixed(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: float | None) -> str:
-    """1234567 as 1.23M."""
+    """1234567 as 1.23M: three digits and a letter."""
     if value is None:
         return NONE
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * 0.99995:
-            return f"{value / limit:.3g}{letter}"
+            return f"{value / limit:#.3g}".rstrip(".") + letter
     return f"{value:.3g}"
 
 

@@ -63,7 +63,7 @@ def sentence(facts: Facts) -> str:
     size = f" with <b>{count(parameters)}</b> parameters" if parameters else ""
     workers = f" on <b>{several(facts.workers, 'worker')}</b>" if facts.workers else ""
     layout = f" as <code>{text(facts.layout)}</code>" if facts.layout else ""
-    steps = facts.asked("train.steps")
+    steps = facts.steps
     far = f"{facts.record.step:,} of {steps:,} steps" if steps else several(facts.record.step, "step")
     began = time.strftime("%d %B %Y, %H:%M", time.localtime(facts.about["created"]))
     return f"{model}{size}{workers}{layout}. {far} in <b>{duration(facts.account.wall)}</b>, begun {began}."
@@ -72,11 +72,15 @@ def sentence(facts: Facts) -> str:
 def tiles(facts: Facts) -> str:
     """The figures one asks for first."""
     record = facts.record
-    evals, curve = record.evals, [step for step in record.curve if step.get("loss") is not None]
+    evals, last = record.evals, record.curve[-1].get("loss") if record.curve else None
     peaks = [step["peak_bytes"] for steps in record.steps.values() for step in steps if step.get("peak_bytes")]
     shown = [
         ("Validation loss", fixed(evals[-1]["loss"] if evals else None), _bits(facts)),
-        ("Training loss", fixed(curve[-1]["loss"] if curve else None), f"at step {record.step:,}"),
+        (
+            "Training loss",
+            fixed(last),
+            f"{'not finite ' if record.step and last is None else ''}at step {record.step:,}",
+        ),
         _pace(facts),
         ("Wall time", duration(facts.account.wall), f"{share(facts.account.unexplained)} unexplained"),
         ("Restarts", str(record.restarts), f"{several(record.steps_lost, 'step')} computed twice"),
