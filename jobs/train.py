@@ -3,13 +3,19 @@
 import json
 from pathlib import Path
 
+import torch.distributed as dist
+
+from ..trainers.checkpoint.manifest import newest
 from ..trainers.data.dataset import Data, open_data
 from ..trainers.loop import train as train_loop
 from ..trainers.session import Session, Training
 from ..trainers.world import Worker
 from .check import Checked, check_job
+from .generate import continue_text
 from .load import Loaded, load_resolved
 from .run_folder import RunFolder, publish
+
+PROMPT, SAMPLE = 32, 160  # tokens of a run's own sample: held-out text that it begins with, and what it adds
 
 
 def train(worker: Worker, run: str) -> str:
@@ -21,7 +27,12 @@ def train(worker: Worker, run: str) -> str:
     data = open_data(job.spec.data, checked.entry.data)
     record(worker, data, folder)
     session = Session(worker, training(job, checked, data, folder))
-    return train_loop(session)
+    reason = train_loop(session)
+    if reason == "finished" and data.held_out is not None and data.tokenizer is not None:
+        dist.destroy_process_group()  # every rank is done; a checkpoint is read by one process alone
+        if worker.rank == 0:
+            sample(worker, checked, data, folder)
+    return reason
 
 
 def record(worker: Worker, data: Data, folder: RunFolder) -> None:
@@ -38,6 +49,16 @@ def record(worker: Worker, data: Data, folder: RunFolder) -> None:
     }
     worker.tell("data", **facts)
     publish(folder.path / "data.json", json.dumps({**facts, "files": [dict(file) for file in data.files]}, indent=1))
+
+
+def sample(worker: Worker, checked: Checked, data: Data, folder: RunFolder) -> None:
+    """Tell what the trained weights make of the beginning of a held-out sample."""
+    worker.tell("phase", name="sample")
+    checkpoint = newest(folder.checkpoints)
+    assert checkpoint is not None and data.held_out is not None
+    prompt = data.decode(data.held_out[0]["inputs"][:PROMPT]) or ""
+    text = continue_text(checked, data, checkpoint, prompt, SAMPLE)
+    worker.tell("sample", prompt=prompt, text=text.removeprefix(prompt))
 
 
 def training(job: Loaded, checked: Checked, data: Data, folder: RunFolder) -> Training:
