@@ -108,7 +108,8 @@ class State:
         return event.rank == min(self.ranks, default=None)
 
     def _note(self, event: Event, words: str, urgent: bool = False) -> None:
-        self.notes.append(Note(event.t, words, event.attempt, urgent))
+        safe = "".join(letter if letter.isprintable() else " " for letter in words)  # a terminal obeys the others
+        self.notes.append(Note(event.t, safe, event.attempt, urgent))
 
     def _take_attempt(self, event: Event) -> None:
         self.attempt, self.outcome = event.attempt, ""

@@ -42,14 +42,20 @@ class PlainLog:
         self._stream.flush()
 
     def show(self, state: State, now: float) -> None:
-        """Write what is new."""
+        """Write what is new; the last step comes before the last word."""
+        if state.outcome:
+            self._progress(state, now)
         for note in state.notes[self._noted :]:
             self._write(note.t, note.text)
         self._noted = len(state.notes)
-        if state.step != self._step and now - self._last >= self._every:
+        if now - self._last >= self._every:
+            self._progress(state, now)
+        self._stream.flush()
+
+    def _progress(self, state: State, now: float) -> None:
+        if state.step != self._step:
             self._step, self._last = state.step, now
             self._write(now, progress_line(state))
-        self._stream.flush()
 
     def skip(self, state: State) -> None:
         """Leave out the notes so far."""
