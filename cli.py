@@ -7,6 +7,7 @@ is 130. Anything else is our fault and shows its traceback.
 import argparse
 import json
 import os
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -73,8 +74,9 @@ def sentence(error: Exception) -> str | None:
     """What a person is told of an error of theirs; None for an error of ours."""
     from .jobs.run_folder import RunError
     from .jobs.spec import JobError
+    from .trainers.checkpoint.manifest import CheckpointError
 
-    if isinstance(error, JobError | RunError):
+    if isinstance(error, JobError | RunError | CheckpointError | TimeoutError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "safetensors", "tokenizers"):
         return f"this needs {error.name}: pip install 'shardwright[train]'"
@@ -183,7 +185,9 @@ def add_run_verbs(verbs: Any) -> None:
     verb.add_argument("--rank", type=natural, default=0, help="of the worker (default: 0)")
     verb.add_argument("--attempt", type=natural, help="which try of the run (default: the newest)")
     verb.add_argument("-f", "--follow", action="store_true", help="go on printing until the run ends")
-    add_run(add(verbs, report, "report last"))
+    verb = add(verbs, report, "report last", "report last --json")
+    add_run(verb)
+    add_json(verb)
     verb = add(verbs, compare, "compare gpt-1 last")
     add_run(verb)
     verb.add_argument("other", metavar="RUN", help="the run it is compared with")
@@ -338,19 +342,76 @@ def resume(asked: Namespace) -> int:
 
 
 def follow(handle: "Handle") -> int:
-    """Watch a run to its end: 0 finished, 1 failed, 130 stopped."""
-    status = handle.wait()
-    print(status.report or f"run {handle.run.name}: {status.state} at step {status.step}")
+    """Show a run until its end: 0 finished, 1 failed, 130 stopped. A wish to end this command ends the run."""
+    from threading import Thread
+
+    from .cluster.view import watch
+
+    print(f"run {handle.run.name} in {shortest(handle.run.path)}", flush=True)
+    view = Thread(target=watch, args=(handle.run, lambda: handle.live, sys.stdout))
+    for wish in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(wish, signal.default_int_handler)
+    view.start()
+    try:
+        handle.wait()
+    except KeyboardInterrupt:  # the run has saved and left
+        print(file=sys.stderr)
+    finally:
+        view.join()
+    return tell_end(handle)
+
+
+def tell_end(handle: "Handle") -> int:
+    """What came of a run."""
+    from .cluster.summary import summarize, summary_text
+    from .jobs.report.page import write
+
+    status = handle.status
+    write(handle.run)
+    print("", status.report or summary_text(summarize(handle.run)), sep="\n")
     return {"finished": 0, "stopped": 130}.get(status.state, 1)
+
+
+def shortest(path: Path) -> Path:
+    """A path as a person here would write it."""
+    path = path.absolute()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def status(asked: Namespace) -> int:
     """List the runs of a folder; or tell how one of them stands."""
+    from .cluster.status import list_status, status_text
+
+    if asked.run is not None:
+        return status_of_one(asked)
+    rows = list_status(Path(asked.folder))
+    print(json.dumps(rows, indent=2) if asked.json else status_text(rows))
+    return 0
+
+
+def status_of_one(asked: Namespace) -> int:
+    """How one run stands."""
+    from .cluster.handle import Handle
+    from .cluster.status import one_status
+    from .cluster.summary import summarize, summary_text
+
+    found = find_run(asked)
+    if asked.json:
+        print(json.dumps(one_status(found), indent=2))
+        return 0
+    print(summary_text(summarize(found)))
+    if why := Handle(found).status.report:
+        print("", why, sep="\n")
     return 0
 
 
 def compare(asked: Namespace) -> int:
     """Tell what differs between two runs and what came of it; jobs, losses, throughput."""
+    from .cluster.status import compare, compare_text
+    from .jobs.run_folder import find
+
+    found = compare(find_run(asked), find(asked.other, Path(asked.folder)))
+    print(json.dumps(found, indent=2) if asked.json else compare_text(found))
     return 0
 
 
@@ -374,9 +435,13 @@ def logs(asked: Namespace) -> int:
 
 def report(asked: Namespace) -> int:
     """Write report.html; it holds curves, throughput, where the time went, configuration and environment."""
+    from .cluster.summary import summarize, summary_text
     from .jobs.report.page import write
 
-    print(write(find_run(asked)))
+    found = find_run(asked)
+    write(found)
+    summary = summarize(found)
+    print(json.dumps(summary, indent=2) if asked.json else summary_text(summary))
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -105,7 +106,7 @@ def test_init_writes_a_job_that_loads_and_never_overwrites(here: Path, capsys: p
 
 def test_config_prints_toml_json_and_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "config", "gpt", "train.steps=5")
-    assert tomllib.loads(text)["train"]["steps"] == 5 and "# command line" in text and "# gpt.toml:9" in text
+    assert tomllib.loads(text)["train"]["steps"] == 5 and "# command line" in text and "# gpt.toml:" in text
     table = json.loads(said(capsys, "config", "gpt", "--json", "train.steps=5"))
     assert table["train.steps"] == {"value": 5, "origin": "command line"}
     schema = json.loads(said(capsys, "config", "--schema"))
@@ -168,7 +169,8 @@ def test_data_show_prints_what_the_model_sees(here: Path, capsys: pytest.Capture
 
 def test_runs_are_found_reported_and_removed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = make_run(), make_run()
-    assert said(capsys, "report", "gpt-1").strip() == str(first.path / "report.html")
+    assert str(first.path / "report.html") in said(capsys, "report", "gpt-1")
+    assert json.loads(said(capsys, "report", "gpt-1", "--json"))["state"] == "new"
     assert "<html" in (first.path / "report.html").read_text()
     assert "did you mean gpt-1?" in refused(capsys, "rm", "gpt-2", "gtp-1")
     assert second.path.exists()
@@ -177,6 +179,22 @@ def test_runs_are_found_reported_and_removed(here: Path, capsys: pytest.CaptureF
     assert "gpt-1" in said(capsys, "rm", "gpt-1", "gpt-2")
     assert list((here / "runs").iterdir()) == []
     assert "there is no run in runs" in refused(capsys, "stop", "last")
+
+
+def test_status_and_compare_list_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "status") == "no runs\n"
+    make_run()
+    make_run("gpt", "train.steps=7")
+    assert [line.split()[:2] for line in said(capsys, "status").splitlines()[1:]] == [
+        ["gpt-1", "new"],
+        ["gpt-2", "new"],
+    ]
+    assert [row["run"] for row in json.loads(said(capsys, "status", "--json"))] == ["gpt-1", "gpt-2"]
+    assert json.loads(said(capsys, "status", "last", "--json"))["state"] == "new"
+    assert "gpt-2: new at step 0" in said(capsys, "status", "last")
+    assert json.loads(said(capsys, "compare", "gpt-1", "last", "--json"))["config"]["train.steps"][1] == 7
+    assert "train.steps" in said(capsys, "compare", "gpt-1", "gpt-2")
+    assert "has no log of rank 3" in refused(capsys, "logs", "last", "--rank", "3")
 
 
 def test_generate_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +215,7 @@ def loss(network, batch):
     return (network(batch["0"])[:, 0] - batch["1"]).square().sum(), torch.tensor(len(batch["1"]))
 
 ENTRY = Entry(build=lambda: torch.nn.Linear(4, 1), loss=loss)
-SAMPLES = [(torch.full((4,), float(i)), float(i % 3)) for i in range(64)]
+SAMPLES = [(torch.full((4,), i / 64), float(i % 3)) for i in range(64)]
 """
 
 
@@ -226,3 +244,34 @@ def test_python_m_is_the_same_command(here: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "shardwright", "run", "gtp"], capture_output=True, text=True, cwd=here)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "shardwright: there is no job file 'gtp'; did you mean gpt? (shipped examples: gpt)\n"
+
+
+def shardwright(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A verb in a process of its own."""
+    command = [sys.executable, "-m", "shardwright", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_resumed_and_asked(here: Path) -> None:
+    (here / "a.txt").write_text("to be or not to be. " * 500)
+    small = ("data.name=text", "data.path=a.txt", "data.cache=cache", "data.sequence_length=16", "data.held_out=0")
+    words = ("run", "gpt", *small, "resources.workers=2", "parallel.pipeline=1", "train.global_batch=4")
+    run = [sys.executable, "-m", "shardwright", *words, "train.steps=100_000"]
+    process = subprocess.Popen(run, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    seen = ""
+    while "step 1/" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    process.send_signal(signal.SIGINT)
+    seen += process.communicate(timeout=60)[0]
+    assert process.returncode == 130, seen
+    assert "gpt-1: stopped at step" in seen and "shardwright resume" in seen
+    (row,) = json.loads(shardwright("status", "--json", cwd=here).stdout)
+    more = shardwright("resume", "last", f"train.steps={row['step'] + 3}", cwd=here)
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert f"finished at step {row['step'] + 3}" in more.stdout and (here / "runs/gpt-1/report.html").is_file()
+    text = shardwright("generate", "last", "--prompt", "to be", "--tokens", "5", cwd=here)
+    assert text.returncode == 0 and text.stdout.startswith("to be"), text.stderr

@@ -18,6 +18,21 @@ NOTHING = 3
 """
 
 
+JOB = """
+[train]
+steps = 10
+global_batch = 32
+[data]
+sequence_length = 128
+[parallel]
+zero = 1
+shard = 2
+pipeline = 2
+[resources]
+workers = 4
+"""
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, empty, with a module of the user's own beside it."""
@@ -34,11 +49,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def job(*overrides: str) -> Loaded:
-    """The shipped example, changed."""
-    return load_job("gpt", overrides)
+    """A small job, changed."""
+    (Path.cwd().parent / "gpt.toml").write_text(JOB)
+    return load_job(Path("../gpt.toml"), overrides)
 
 
 def test_the_shipped_example_fits() -> None:
+    check_job(load_job("gpt"))
+    check_place(load_job("gpt"))
+
+
+def test_what_fits_gets_its_layout() -> None:
     checked = check_job(job("parallel.shard=auto", "resources.workers=8"))
     assert checked.layout == Layout(zero=1, pipeline=2, shard=4)
     assert checked.entry.name == "gpt2" and checked.config.heads == 4
@@ -55,7 +76,7 @@ def test_the_shipped_example_fits() -> None:
         ("parallel.tensor=auto resources.workers=12", "job 'gpt': tensor=3 does not divide heads=4 (legal: 1, 2, 4)"),
         ("parallel.pipeline=7", "job 'gpt': pipeline=7 cannot split gpt2 of these sizes (legal: 1, 2, 3, 4, 5, 6)"),
         ("resources.workers=3", "job 'gpt': pipeline 2 x replicate 1 x shard 2 x tensor 1 = 4, but workers=3; make"),
-        ("resources.workers=3", "shard: gpt.toml:26, parallel.zero: gpt.toml:25, resources.workers: command line)"),
+        ("resources.workers=3", "shard: ../gpt.toml:9, parallel.zero: ../gpt.toml:8, resources.workers: command line)"),
         (
             "parallel.shard=auto parallel.replicate=auto",
             "job 'gpt': only one degree may be \"auto\", got replicate and shard",

@@ -256,7 +256,7 @@ def test_a_resolved_job_keeps_values_and_origins_and_hears_no_profile(home: Path
     assert reloaded(home, job) == job
     changed = load_resolved(home / "spec.toml", ["train.steps=5"])
     assert changed.spec.train == replace(job.spec.train, steps=5, epochs=None)
-    assert changed.origins["train.steps"] == "command line" and changed.origins["data.name"] == "gpt.toml:9"
+    assert changed.origins["train.steps"] == "command line" and changed.origins["data.name"].startswith("gpt.toml:")
 
 
 def hints(section: str, type: type) -> Mapping[str, Any]:
