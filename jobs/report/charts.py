@@ -53,7 +53,7 @@ def throughput(facts: Facts) -> str:
     values = [(float(step["step"]), step["tokens"] / max(own_seconds(step), 1e-9)) for step in timed]
     raw, line = _smoothed(f"{facts.items} a second", "green", values)
     title = f"{facts.items.capitalize()} a second"
-    return plot(title, [*raw, line], upright=restarts(facts, False), zero=True, words=count)
+    return plot(title, [*raw, line], upright=restarts(facts, False), zero=True, words=lambda value: count(value, ".3g"))
 
 
 def points(events: tuple[Event, ...], field: str) -> list[Point]:
@@ -76,5 +76,6 @@ def _smoothed(name: str, color: str, values: list[Point]) -> tuple[list[Curve], 
 
 def _note(facts: Facts, smoothed: list[Curve]) -> str:
     size = facts.told("data", "bytes_per_token")
-    unit = "nats per byte" if size == 1 else f"nats per token of {plain(size, 3)} bytes" if size else ""
+    unit = f"nats per token of {plain(size, 3)} bytes" if size else ""
+    unit = "nats per byte" if size and abs(size - 1) < 0.005 else unit
     return ", ".join(filter(None, (unit, "training smoothed" if smoothed else "")))

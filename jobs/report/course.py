@@ -6,7 +6,7 @@ from ..account import LOST, RECOVERY, UNEXPLAINED, sessions
 from ..events import Event
 from ..history import Attempt, own_seconds, warm
 from .facts import Facts
-from .numbers import NONE, duration, memory, several, share, text
+from .numbers import duration, memory, several, share, text
 from .scale import quantile
 
 COLORS = {
@@ -155,22 +155,28 @@ def ranks(facts: Facts) -> str:
     low, high = min(s[0] for s in spread.values()), max(s[2] for s in spread.values())
     low, high = (low, high) if high > low else (low * 0.9, high * 1.1)
     shown = sorted(sorted(spread, key=lambda rank: -spread[rank][1])[:MOST_RANKS])
-    rows = "".join(_rank(facts, rank, spread[rank], low, high) for rank in shown)
+    peaks = {rank: _peak(facts, rank) for rank in shown}
+    rows = "".join(_rank(facts, rank, spread[rank], low, high, peaks[rank]) for rank in shown)
     some = f", the slowest {MOST_RANKS} ranks" if len(spread) > MOST_RANKS else ""
+    last = "<th>peak memory</th>" if any(peaks.values()) else ""
     return (
         '<section class="card"><h3>Step time by rank</h3><small>bar: 5th to 95th percentile, dot: median; '
         f'from {duration(low)} to {duration(high)}{some}</small><table class="steps"><thead><tr><th>rank</th><th></th>'
-        f"<th>median</th><th>95th</th><th>peak memory</th></tr></thead><tbody>{rows}</tbody></table></section>"
+        f"<th>median</th><th>95th</th>{last}</tr></thead><tbody>{rows}</tbody></table></section>"
     )
 
 
-def _rank(facts: Facts, rank: int, spread: tuple[float, float, float], low: float, high: float) -> str:
+def _peak(facts: Facts, rank: int) -> int | None:
+    return max((step["peak_bytes"] for step in facts.record.steps[rank] if step.get("peak_bytes")), default=None)
+
+
+def _rank(
+    facts: Facts, rank: int, spread: tuple[float, float, float], low: float, high: float, peak: int | None
+) -> str:
     left, middle, right = ((value - low) / (high - low) for value in spread)
-    peaks = [step["peak_bytes"] for step in facts.record.steps[rank] if step.get("peak_bytes")]
     host = next((event.get("host") for event in facts.record.of("start") if event.rank == rank), None)
     return (
         f'<tr><td title="{text(host or "")}">{rank}</td><td class="range"><div>'
         f'<i style="left:{left:.2%};width:{right - left:.2%}"></i><b style="left:{middle:.2%}"></b></div></td>'
-        f"<td>{duration(spread[1])}</td><td>{duration(spread[2])}</td>"
-        f"<td>{memory(max(peaks)) if peaks else NONE}</td></tr>"
+        f"<td>{duration(spread[1])}</td><td>{duration(spread[2])}</td>{f'<td>{memory(peak)}</td>' if peak else ''}</tr>"
     )

@@ -26,13 +26,13 @@ def fixed(value: float | None, digits: int = 3) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
-def count(value: float | None) -> str:
-    """1234567 as 1.23M: three digits and a letter."""
+def count(value: float | None, form: str = "#.3g") -> str:
+    """1234567 as 1.23M: three digits and a letter; the form "g" leaves zeros at the end out."""
     if value is None:
         return NONE
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * 0.99995:
-            return f"{value / limit:#.3g}".rstrip(".") + letter
+            return f"{value / limit:{form}}".rstrip(".") + letter
     return f"{value:.3g}"
 
 
@@ -47,9 +47,11 @@ def memory(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as "85 ms", "12.3 s", "3 min 20 s", "2 h 05 min" or "3 d 4 h"."""
+    """Seconds as "40 µs", "85 ms", "12.3 s", "3 min 20 s", "2 h 05 min" or "3 d 4 h"."""
     if seconds is None:
         return NONE
+    if 0 < seconds < 0.000_999_5:
+        return f"{seconds * 1e6:.3g} µs"
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 59.95:

@@ -9,10 +9,11 @@ from math import log
 from pathlib import Path
 
 from ..run_folder import RunFolder, publish
+from ..show import literal
 from .charts import all_charts
 from .course import attempts, failures, ranks, time_spent
 from .facts import Facts, Value, gather
-from .numbers import NONE, count, duration, fixed, memory, several, share, text
+from .numbers import count, duration, fixed, memory, several, share, text
 from .script import SCRIPT
 from .style import STYLE
 
@@ -84,7 +85,7 @@ def tiles(facts: Facts) -> str:
         _pace(facts),
         ("Wall time", duration(facts.account.wall), f"{share(facts.account.unexplained)} unexplained"),
         ("Restarts", str(record.restarts), f"{several(record.steps_lost, 'step')} computed twice"),
-        ("Peak memory", memory(max(peaks)) if peaks else NONE, "of the fullest rank"),
+        ("Peak memory", memory(max(peaks)), "of the fullest rank") if peaks else ("Attempts", len(record.attempts), ""),
     ]
     boxes = (
         f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd><small>{text(note)}</small></div>"
@@ -139,7 +140,7 @@ def configuration(facts: Facts) -> str:
 
 def _value(value: Value) -> str:
     chosen = ' class="chosen"' if value.chosen else ""
-    shown = value.value if value.value != "" else '""'
+    shown = value.value if isinstance(value.value, str) and value.value else literal(value.value)
     return f"<tr{chosen}><th>{text(value.key)}</th><td>{text(shown)}</td><td>{text(value.origin)}</td></tr>"
 
 

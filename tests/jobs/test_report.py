@@ -173,8 +173,8 @@ def test_spec_values_come_with_their_origins(tmp_path):
 
 def test_numbers_read_short():
     assert [count(value) for value in (0, 806_912, 1e9, 36_000, 999_999)] == ["0", "807k", "1.00B", "36.0k", "1.00M"]
-    assert [duration(value) for value in (0.085, 12.34, 59.97, 200, 7500, 100_000)] == [
-        "85 ms", "12.3 s", "1 min 00 s", "3 min 20 s", "2 h 05 min", "1 d 3 h",
+    assert [duration(value) for value in (4e-5, 0.085, 12.34, 59.97, 200, 7500, 100_000)] == [
+        "40 µs", "85 ms", "12.3 s", "1 min 00 s", "3 min 20 s", "2 h 05 min", "1 d 3 h",
     ]  # fmt: skip
     assert [memory(value) for value in (10, 2048, 3 << 30)] == ["10 B", "2 KiB", "3 GiB"]
     assert [plain(value) for value in (0.0, 3e-3, 1e-5, 123456.0, None)] == ["0", "0.003", "1.000e-5", "123,456", "–"]
