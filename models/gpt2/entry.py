@@ -112,11 +112,11 @@ def activations(config: GPT2Config, samples: int, tokens: int, element: int) -> 
 def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> int:
     """Bytes that the head keeps for backward: the norm's input and output, and one chunk of fp32 log-probabilities.
 
-    Backward needs as many bytes again, for the logits' gradient.
+    Two gradients of that chunk stand beside it for a moment, so it counts three times.
     """
     rows = samples * tokens
     logits = min(rows, max(1, LOGITS // config.vocab_size)) * config.vocab_size
-    return rows * (2 * config.width * element + 2 * 4) + 2 * 4 * logits
+    return rows * (2 * config.width * element + 2 * 4) + 3 * 4 * logits
 
 
 def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape, str], ...]:

@@ -1,0 +1,173 @@
+"""How many bytes do a rank's tensors take, now and at most? Counted on the CPU, asked of the allocator on a GPU.
+
+On a CPU every storage is counted that an operation reads or writes: gathered parameters, gradients, reduce buffers
+and activations among them, each once however many tensors view it. What a library allocates for itself is not seen.
+"""
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..models.entry import Entry
+from .clock import Clock
+from .mesh import Mesh
+from .optimizers import ShardedOptimizer
+from .options import OptimizerOptions
+from .parallelize import parallelize
+from .step import Step
+from .terms import Batch, GradientSync
+
+PATIENCE = 0.05  # seconds in which gloo's own thread lets go of what the last collectives used
+BEGIN, BETWEEN, AFTER = "begin", "between two micro-batches", "after the step"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Bytes at a named moment."""
+
+    name: str
+    live: int
+    peak: int  # the most since the mark before
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations touch while it is entered: `with Ledger() as ledger:`.
+
+    It costs tens of microseconds an operation: for plans and tests, not for training. Enter it before the model is
+    built, or the tensors that nothing has touched yet are missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.marks: list[Mark] = []
+        self._storages: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+
+    def mark(self, name: str) -> Mark:
+        """Note the bytes of this moment and start a new peak."""
+        time.sleep(PATIENCE)
+        self._settle()
+        mark = Mark(name, self.live, self.peak)
+        self.marks.append(mark)
+        self.peak = self.live
+        return mark
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operation and count what it touched."""
+        self._settle()
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf._local_tensor if isinstance(leaf, DTensor) else leaf)
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._storages:
+            self._storages[key] = (weakref.ref(storage, lambda _: self._forget(key)), 0)
+        self._resize(key, storage.nbytes())
+
+    def _settle(self) -> None:
+        """fully_shard frees and makes gathered parameters by resizing their storage, which is no operation."""
+        for key, (reference, _) in list(self._storages.items()):
+            storage = reference()
+            if storage is not None:
+                self._resize(key, storage.nbytes())
+
+    def _resize(self, key: int, size: int) -> None:
+        reference, before = self._storages[key]
+        if size != before:
+            self._storages[key] = (reference, size)
+            self.live += size - before
+            self.peak = max(self.peak, self.live)
+
+    def _forget(self, key: int) -> None:
+        _, size = self._storages.pop(key)
+        self.live -= size
+
+
+class Marking:
+    """A gradient synchronisation that marks the ledger between two micro-batches of a step."""
+
+    def __init__(self, sync: GradientSync, ledger: Ledger) -> None:
+        self.sync, self.ledger = sync, ledger
+        self.began = False
+
+    def zero(self) -> None:
+        """Clear the gradients; a step begins."""
+        self.sync.zero()
+        self.began = False
+
+    def prepare(self, last: bool) -> None:
+        """Announce a backward; all but a step's first one have a micro-batch before them."""
+        if self.began:
+            self.ledger.mark(BETWEEN)
+        self.began = True
+        self.sync.prepare(last)
+
+    def finish(self) -> None:
+        """Return once every gradient is reduced."""
+        self.sync.finish()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of one rank in a step that is not its first."""
+
+    held: int  # between two micro-batches; 0 where a step has one
+    rest: int  # after the step
+    peak: int
+
+
+def measure_step(
+    entry: Entry,
+    config: Any,
+    mesh: Mesh,
+    optimizer: OptimizerOptions,
+    batches: Sequence[Sequence[Batch]],
+    **building: Any,
+) -> Measured:
+    """Train a fresh model for as many steps as there are batches, on the CPU, and count the last one. Collective.
+
+    Args:
+        batches: for each step this rank's micro-batches; at least two steps.
+        building: further keywords of `parallelize`.
+    """
+    with Ledger() as ledger:
+        sharded = parallelize(entry, config, mesh, **building)
+        sharded = replace(sharded, sync=Marking(sharded.sync, ledger))
+        step = Step(sharded, ShardedOptimizer(optimizer, sharded.parameters), lambda _: optimizer.lr, 1.0)
+        for index, micro_batches in enumerate(batches):
+            ledger.mark(BEGIN)
+            copies = [{name: value.clone() for name, value in batch.items()} for batch in micro_batches]
+            step(index, copies, False, Clock())
+            del copies
+        ledger.mark(AFTER)
+    names = [mark.name for mark in ledger.marks]
+    last = ledger.marks[len(names) - names[::-1].index(BEGIN) :]
+    return Measured(
+        held=max((mark.live for mark in last if mark.name == BETWEEN), default=0),
+        rest=last[-1].live,
+        peak=max(mark.peak for mark in last),
+    )
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most bytes of tensors on a GPU since `start_peak`; None on a CPU, whose allocator does not count."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def start_peak(device: torch.device) -> None:
+    """Start a new peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
