@@ -136,5 +136,6 @@ def judge(pool: Pool, strategy: str, world_size: int, payload: Mapping[str, Any]
         differences = pool.run(task, world_size, {**payload, "strategy": strategy}, DEADLINE)[0]
     except RankFailure as error:
         return Verdict(strategy, world_size, None, None, None, None, ok=False, reason=str(error))
-    figures = [differences[name] for name in ("loss", "gradient", "weight", "update")]
-    return Verdict(strategy, world_size, *figures, ok=all(value <= TOLERANCE for value in figures))
+    loss, gradient, weight, update = (differences[name] for name in ("loss", "gradient", "weight", "update"))
+    ok = all(value <= TOLERANCE for value in (loss, gradient, weight, update))
+    return Verdict(strategy, world_size, loss, gradient, weight, update, ok)

@@ -76,4 +76,4 @@ def own_batches(entry: Entry, data: str, portions: int) -> list[list[Batch]]:
     dataset = open_data(DataOptions(name=data), entry.data).train
     order = Order(len(dataset), seed=0)
     loader = Loader(dataset, order, 0, SAMPLES * portions, data_rank=0, data_degree=1, micro_batch=SAMPLES)
-    return [loader.load(step) for step in range(STEPS)]
+    return [list(loader.load(step)) for step in range(STEPS)]

@@ -111,8 +111,8 @@ def parse_strategy(text: str) -> Layout:
         if axis in seen:
             raise ValueError(f"strategy {text!r} names the {axis} axis twice")
         seen.add(axis)
-        stage = {"zero": int(name[-1])} if axis == "shard" else {}
-        layout = replace(layout, **{axis: degree}, **stage)
+        named: dict[str, Any] = {axis: degree} | ({"zero": int(name[-1])} if axis == "shard" else {})
+        layout = replace(layout, **named)
     return layout
 
 

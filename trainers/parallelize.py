@@ -143,7 +143,7 @@ def build_seeded(entry: Entry, config: Any, seed: int) -> nn.Module:
 def _recompute(module: nn.Module) -> None:
     """Keep only the module's inputs for backward (Chen et al. 2016). Draws are keyed: no generator state is saved."""
     forward = module.forward
-    module.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
+    module.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _synchronise(

@@ -48,7 +48,8 @@ def opposite_group(mesh: Mesh) -> dist.ProcessGroup:
     columns = [[layout.rank(replace(layout.place(first), pipeline=p)) for p in range(layout.pipeline)]
                for first in range(layout.world_size // layout.pipeline)]  # fmt: skip
     groups = [dist.new_group(ranks) for ranks in columns]
-    return next(group for group, ranks in zip(groups, columns, strict=True) if mesh.rank in ranks)
+    mine: dist.ProcessGroup = next(group for group, ranks in zip(groups, columns, strict=True) if mesh.rank in ranks)
+    return mine
 
 
 class Pipeline:

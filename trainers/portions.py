@@ -25,7 +25,7 @@ def total_steps(options: TrainOptions, samples: int, tokens: int | None) -> int:
     ((name, value),) = asked.items()
     if name == "steps":
         return int(value)
-    wanted = value * samples if name == "epochs" else value / (tokens or 1)
+    wanted: float = value * samples if name == "epochs" else value / (tokens or 1)
     return max(1, ceil(wanted / options.global_batch))
 
 

@@ -47,7 +47,7 @@ class _Leave(torch.autograd.Function):
         return _Enter.apply(gradient, ctx.group), None
 
 
-def _split(parameter: nn.Parameter, axis: DeviceMesh, dim: int) -> nn.Parameter:
+def _split(parameter: Tensor, axis: DeviceMesh, dim: int) -> nn.Parameter:
     """A rank's shard of a parameter that every rank holds in full; no communication."""
     split = distribute_tensor(parameter.data, axis, [Shard(dim)], src_data_rank=None)
     return nn.Parameter(split, requires_grad=parameter.requires_grad)
@@ -79,7 +79,7 @@ class RowLinear(nn.Module):
         self.bias = linear.bias  # added once, after the sum: the same on every rank
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _Leave.apply(F.linear(x, local(self.weight)), self.group)
+        y: Tensor = _Leave.apply(F.linear(x, local(self.weight)), self.group)
         return y if self.bias is None else y + self.bias
 
 
@@ -96,7 +96,7 @@ def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh) -> None
     degree, index, group = axis.size(), axis.get_local_rank(), axis.get_group()
     for path, module in list(program.named_modules()):
         if _matches(path, plan.sliced):
-            module.tensor_slice = (index, degree)  # type: ignore[assignment]
+            module.tensor_slice = (index, degree)
         if _matches(path, plan.inputs):
             module.register_forward_pre_hook(lambda _, inputs: (_Enter.apply(inputs[0], group), *inputs[1:]))
         column, row = _matches(path, plan.columns), _matches(path, plan.rows)

@@ -3,7 +3,7 @@
 A mean of means weights a rank or a micro-batch with few items too much; sums and counts cannot.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -39,7 +39,7 @@ class GradientSync(Protocol):
 class NoSync:
     """One data rank: nothing to agree on."""
 
-    def __init__(self, parameters: list[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = parameters
 
     def zero(self) -> None:
