@@ -12,6 +12,7 @@ import pytest
 HEAVY = ("torch", "ray", "kubernetes", "transformers", "tensorboard")
 FLOORS = ("models", "trainers", "jobs", "cluster", "slurm", "k8s")
 WITH_TORCH = (  # what runs only where torch is: the networks, the training itself, and the tasks of a worker
+    "jobs/generate.py",
     "jobs/train.py",
     "jobs/verify.py",
     "models/draw.py",
