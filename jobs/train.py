@@ -7,7 +7,9 @@ import torch.distributed as dist
 
 from ..trainers.checkpoint.manifest import newest
 from ..trainers.data.dataset import Data, open_data
+from ..trainers.estimate import Portions, estimate_micro_batch
 from ..trainers.loop import train as train_loop
+from ..trainers.measure import worker_bytes
 from ..trainers.session import Session, Training
 from ..trainers.world import Worker
 from .check import Checked, check_job
@@ -26,7 +28,8 @@ def train(worker: Worker, run: str) -> str:
     worker.tell("phase", name="data")
     data = open_data(job.spec.data, checked.entry.data)
     record(worker, data, folder)
-    session = Session(worker, training(job, checked, data, folder))
+    available = worker_bytes(worker.device, worker.world_size)
+    session = Session(worker, training(job, checked, data, folder, available))
     reason = train_loop(session)
     if reason == "finished" and data.held_out is not None and data.tokenizer is not None:
         dist.destroy_process_group()  # every rank is done; a checkpoint is read by one process alone
@@ -61,9 +64,10 @@ def sample(worker: Worker, checked: Checked, data: Data, folder: RunFolder) -> N
     worker.tell("sample", prompt=prompt, text=text.removeprefix(prompt))
 
 
-def training(job: Loaded, checked: Checked, data: Data, folder: RunFolder) -> Training:
-    """The part of a job that the trainer reads."""
+def training(job: Loaded, checked: Checked, data: Data, folder: RunFolder, available: int | None) -> Training:
+    """The part of a job that the trainer reads; available: bytes that this worker may use."""
     spec = job.spec
+    portions = Portions(checked.layout, spec.train, spec.optimizer, data.tokens_per_sample or 0)
     return Training(
         entry=checked.entry,
         config=checked.config,
@@ -78,5 +82,5 @@ def training(job: Loaded, checked: Checked, data: Data, folder: RunFolder) -> Tr
         snapshot_every=spec.recovery.snapshot_every,
         checkpoints=folder.checkpoints,
         traces=folder.path / "trace",
-        first_guess=spec.train.global_batch,
+        first_guess=estimate_micro_batch(checked.entry, checked.config, portions, available),
     )

@@ -5,6 +5,8 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..models.entry import Entry
 from ..models.program import Terms
 from .checkpoint.store import save
@@ -52,6 +54,11 @@ class Training:
     checkpoints: Path  # folder of the run's checkpoints
     traces: Path  # folder for what train.trace asks for
     first_guess: int  # samples of a micro-batch that should fit, where train.micro_batch is "auto"
+
+
+def peak(device: torch.device) -> dict[str, int]:
+    """The most bytes of tensors on a GPU since the run began; nothing on a CPU, whose allocator does not count."""
+    return {"peak_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
 class Session:
@@ -125,6 +132,7 @@ class Session:
             tokens=samples * (self.training.data.tokens_per_sample or 1),
             seconds=seconds,
             spent=spent,
+            **peak(self.worker.device),
         )
 
     def evaluates_after(self, done: int) -> bool:
