@@ -154,6 +154,9 @@ class State:
         if self._speaks(event):
             self._note(event, f"checkpoint of step {event['step']:,} in {duration(event.get('seconds'))}")
 
+    def _take_no_snapshots(self, event: Event) -> None:
+        self._note(event, f"no snapshots, a restart begins at a checkpoint: {event.get('reason')}", urgent=True)
+
     def _take_failure(self, event: Event) -> None:
         first = next(iter(str(event.get("message", "")).splitlines()), "")
         self._note(event, f"rank {event.rank} failed: {event.get('type')}: {first}", urgent=True)

@@ -93,27 +93,21 @@ def follow_log(run: RunFolder, rank: int, attempt: int | None = None, *, follow:
         RunError: that rank has written no log, and no job is live that could.
     """
     at = _newest_log(run, rank) if attempt is None else attempt
-    if not follow and (at is None or not run.log(at, rank).exists()):
+    if at is None and follow:
+        at = _await_log(run, rank, 0)
+    if at is None or not run.log(at, rank).exists():
         raise RunError(_no_log(run, rank, attempt))
-    while True:
+    while at is not None:
+        yield from _one_log(run, rank, at, follow)
+        at = _await_log(run, rank, at + 1) if follow and attempt is None else None
         if at is not None:
-            yield from _one_log(run, rank, at, follow, fixed=attempt is not None)
-        later = _newest_log(run, rank)
-        if attempt is None and later is not None and (at is None or later > at):
-            at = later if at is None else at + 1
             yield f"--- attempt {at} ---\n"
-        elif not follow or run.holder() is None:
-            return
-        else:
-            time.sleep(POLL)
 
 
-def _one_log(run: RunFolder, rank: int, attempt: int, follow: bool, fixed: bool) -> Iterator[str]:
-    """A log to its end; with follow, until a later attempt writes or no job is live."""
-    path, decoder = run.log(attempt, rank), codecs.getincrementaldecoder("utf-8")("replace")
-    if not path.exists():
-        return
-    with path.open("rb") as file:
+def _one_log(run: RunFolder, rank: int, attempt: int, follow: bool) -> Iterator[str]:
+    """A log to its end; with follow, until a later attempt begins or no job is live."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    with run.log(attempt, rank).open("rb") as file:
         while True:
             over = not follow or run.holder() is None or run.next_attempt() > attempt + 1
             while piece := file.read(1 << 16):
@@ -121,6 +115,16 @@ def _one_log(run: RunFolder, rank: int, attempt: int, follow: bool, fixed: bool)
             if over:
                 return
             time.sleep(POLL)
+
+
+def _await_log(run: RunFolder, rank: int, first: int) -> int | None:
+    """The first attempt from that number on in which the rank has a log; None when no job is live that could write."""
+    while True:
+        live = run.holder() is not None
+        found = [at for at in range(first, run.next_attempt()) if run.log(at, rank).exists()]
+        if found or not live:
+            return found[0] if found else None
+        time.sleep(POLL)
 
 
 def _newest_log(run: RunFolder, rank: int) -> int | None:

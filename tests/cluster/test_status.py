@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from recorded import failed, finished, pretend
 from shardwright.cluster.status import (
+    POLL,
     compare,
     compare_text,
     follow_log,
@@ -117,18 +119,26 @@ def test_a_log_is_followed_over_attempts_until_the_run_ends(tmp_path):
                 more.notify()
         seen.append("".join(parts))
 
+    def give_time_to_look_again() -> None:
+        time.sleep(3 * POLL)
+
     with run.lock():
         thread = threading.Thread(target=listen)
         thread.start()
+        give_time_to_look_again()
         with run.log(0, 0).open("wb") as log:
             log.write("grü".encode()[:-1])
             log.flush()
             wait_for("gr")
+            give_time_to_look_again()
             log.write("grü\n".encode()[-2:])
             log.flush()
             wait_for("ü")
+        (run.events / "attempt-001-supervisor.jsonl").touch()
+        give_time_to_look_again()
         run.log(1, 0).write_text("second\n")
         wait_for("second")
+        give_time_to_look_again()
         run.log(2, 0).write_text("third\n")
         wait_for("third")
     thread.join(60)
