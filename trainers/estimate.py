@@ -4,6 +4,7 @@ An entry that names its parameters' shapes is counted from them. Another one's o
 not split; else the model is built on the meta device, which takes no memory but needs torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import prod
@@ -12,7 +13,8 @@ from typing import Any
 
 from ..models.entry import Entry, Shape
 from .layout import Layout
-from .memory import COMPUTE, Activations, MemoryPlan, Sizes, memory_plan
+from .memory import COMPUTE, MemoryPlan, memory_plan
+from .memory_pieces import Activations, Sizes
 from .options import OptimizerOptions, TrainOptions
 from .portions import divisors, share
 
@@ -61,7 +63,7 @@ def count(entry: Entry, config: Any, tensor: int = 1) -> Counted:
     return Counted(Sizes(_built(entry, config), units, entry.tied, plan), "on the meta device")
 
 
-def _flat(entry: Entry, config: Any) -> dict[str, Shape]:
+def _flat(entry: Entry, config: Any) -> Mapping[str, Shape]:
     """One flat tensor for each unit, and one for the rest."""
     assert entry.parameters is not None
     units = entry.units(config) if entry.units else ()

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..models.entry import Entry
 from .clock import Clock
+from .estimate import available_for_worker
 from .mesh import Mesh
 from .optimizers import ShardedOptimizer
 from .options import OptimizerOptions
@@ -171,3 +172,11 @@ def start_peak(device: torch.device) -> None:
     """Start a new peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def worker_bytes(device: torch.device, workers: int) -> int | None:
+    """Bytes that one of this machine's workers may use: a GPU's free memory, or its share of the CPU's."""
+    if device.type != "cuda":
+        return available_for_worker(workers)
+    free, _ = torch.cuda.mem_get_info(device)
+    return free

@@ -1,0 +1,167 @@
+"""What will a job need? Mesh, portions, work and memory, computed before any hardware is spent.
+
+An entry of the catalog is planned without torch; one that does not count its own parameters is built on torch's meta
+device. Nothing is written, and nothing is asked of the machine but how much memory it has left.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..jobs.check import Checked, blaming, check_job, check_place
+from ..jobs.load import Loaded, load_job
+from ..jobs.spec import JobSpec
+from ..models.entry import Entry
+from ..trainers.estimate import Portions, available_for_worker, count, estimate_micro_batch, rank_memory
+from ..trainers.layout import Layout
+from ..trainers.memory import MemoryPlan, states, total
+from ..trainers.memory_moments import FULL
+from ..trainers.memory_pieces import Sizes, stages
+from ..trainers.portions import total_steps
+from .code import on_path
+from .devices import choose_device, count_gpus
+from .launch import folder_of
+from .plan_text import describe
+
+BACKWARD = 3  # forward and backward take three times the forward's FLOPs
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything that is known of a job before it starts. Bytes, elements, samples; `str` is for people."""
+
+    job: str
+    model: str
+    preset: str
+    parameters: int
+    counted: str  # who counted them
+    device: str
+    layout: Layout
+    stages: tuple[tuple[str, ...], ...]  # the units of each pipeline stage
+    global_batch: int
+    micro_batch: int
+    settled: bool  # the job says it; otherwise it is an estimate that a probe step settles
+    steps: int | None  # None: it depends on the length of data that is not prepared
+    tokens: int  # of one sample; 0 where data has none
+    flops: float | None  # of one step, forward and backward; None: the entry does not say
+    memory: MemoryPlan  # of the worker that needs most
+    complete: bool  # the entry says what forward keeps for backward; without it the peak lacks activations
+    available: int | None  # bytes that one worker may use; None: not known here
+    snapshot: int  # bytes of shared memory of one worker
+    checkpoint: int  # bytes of one checkpoint of the whole model
+    kept: int  # checkpoints
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a data rank in one step."""
+        return self.global_batch // self.layout.data // self.micro_batch
+
+    @property
+    def mesh(self) -> str:
+        """The layout in words, as the run's record has it."""
+        return f"{self.layout.factors}, zero {self.layout.zero}"
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    def tree(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        values = {name: value for name, value in vars(self).items() if name not in ("layout", "memory")}
+        ranks = range(self.layout.world_size)
+        return values | {
+            "layout": self.mesh,
+            "workers": self.layout.world_size,
+            "mesh": asdict(self.layout),
+            "places": [{"rank": rank, **asdict(self.layout.place(rank))} for rank in ranks],
+            "micro_batches": self.micro_batches,
+            "memory": _memory_tree(self.memory),
+        }
+
+    def to_json(self) -> str:
+        """The plan as text for machines."""
+        return json.dumps(self.tree(), indent=1)
+
+
+def _memory_tree(memory: MemoryPlan) -> dict[str, Any]:
+    moments = {"held": memory.held, "rest": memory.rest, "peak": memory.peak}
+    sums = {f"{name}_bytes": total(terms) for name, terms in moments.items()}
+    return {"stage": memory.stage, "where": memory.where, **sums, **asdict(memory)}
+
+
+def plan(job: str | Path | Mapping[str, Any], *overrides: str, memory: int | None = None) -> LaunchPlan:
+    """The plan of a job.
+
+    Args:
+        job: a job file, the bare name of a shipped one, or the same tree as a mapping.
+        overrides: "key=value" words.
+        memory: bytes that one worker may use, where this is not the machine that will run it.
+
+    Raises:
+        JobError: the job is wrong, or cannot run.
+    """
+    with on_path([folder_of(job)]):
+        loaded = load_job(job, overrides)
+        checked = check_job(loaded)
+        check_place(loaded)
+        return plan_job(loaded, checked, memory)
+
+
+def plan_job(job: Loaded, checked: Checked, memory: int | None = None) -> LaunchPlan:
+    """The plan of a job that was checked; arguments and errors as in `plan`."""
+    spec, entry, config, layout = job.spec, checked.entry, checked.config, checked.layout
+    tokens = spec.data.sequence_length if entry.data == "tokens" else 0
+    portions = Portions(layout, spec.train, spec.optimizer, tokens)
+    with blaming(job, "model.name"):
+        counted = count(entry, config, layout.tensor)
+    device = _device(spec)
+    available = memory if memory is not None else _available(device, layout.world_size)
+    settled = spec.train.micro_batch != "auto"
+    size = spec.train.micro_batch if isinstance(spec.train.micro_batch, int) else 0
+    micro_batch = size or estimate_micro_batch(entry, config, portions, available)
+    needed = rank_memory(entry, config, portions, micro_batch, counted.sizes)
+    return LaunchPlan(
+        job=job.name,
+        model=entry.name,
+        preset=spec.model.preset or next(iter(entry.presets), ""),
+        parameters=counted.sizes.parameters,
+        counted=counted.by,
+        device=device,
+        layout=layout,
+        stages=tuple(stages(counted.sizes, layout.pipeline)),
+        global_batch=spec.train.global_batch,
+        micro_batch=micro_batch,
+        settled=settled,
+        steps=_steps(spec, tokens),
+        tokens=tokens,
+        flops=_flops(entry, config, spec, tokens),
+        memory=needed,
+        complete=entry.activations is not None,
+        available=available,
+        snapshot=2 * needed.snapshot if spec.recovery.snapshot_every else 0,
+        checkpoint=_checkpoint(counted.sizes, spec),
+        kept=spec.checkpoint.keep,
+    )
+
+
+def _device(spec: JobSpec) -> str:
+    """The device of the workers; that this machine has no GPU does not stop a plan for one that has."""
+    wanted = spec.resources.device
+    return wanted if wanted != "auto" else choose_device(wanted, spec.resources.workers, count_gpus())
+
+
+def _available(device: str, workers: int) -> int | None:
+    return available_for_worker(workers) if device == "cpu" else None
+
+
+def _steps(spec: JobSpec, tokens: int) -> int | None:
+    return None if spec.train.epochs is not None else total_steps(spec.train, 0, tokens or None)
+
+
+def _flops(entry: Entry, config: Any, spec: JobSpec, tokens: int) -> float | None:
+    return BACKWARD * spec.train.global_batch * entry.flops(config, tokens) if entry.flops else None
+
+
+def _checkpoint(sizes: Sizes, spec: JobSpec) -> int:
+    return (1 + states(spec.optimizer)) * sizes.parameters * FULL

@@ -1,0 +1,133 @@
+"""How does a plan read? Aligned columns; every table of memory is in one unit, so that its lines add up by eye."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ..trainers.layout import AXES
+from ..trainers.memory import UNITS, human, total
+from ..trainers.memory_moments import Term
+
+if TYPE_CHECKING:
+    from .plan import LaunchPlan
+
+RANKS = 8  # of the mesh are listed at most
+MARGIN = 12  # columns of the headings
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+WARNING = "does not fit"
+
+
+def describe(plan: "LaunchPlan") -> str:
+    """The plan for people."""
+    sections = {
+        "model": _model(plan),
+        "mesh": _mesh(plan),
+        "step": _step(plan),
+        "run": _run(plan),
+        "memory": _memory(plan),
+        "snapshot": _snapshot(plan),
+        "checkpoint": _checkpoint(plan),
+    }
+    return "\n".join(
+        f"{title if first else '':{MARGIN}} {line}".rstrip()
+        for title, lines in sections.items()
+        for first, line in ((index == 0, line) for index, line in enumerate(lines))
+    )
+
+
+def amount(value: float, unit: str = "") -> str:
+    """1234567 -> "1.23 M"; below a thousand, the number itself."""
+    index = 0
+    while abs(value) >= 1000 and index + 1 < len(PREFIXES):
+        value, index = value / 1000, index + 1
+    number = f"{value:.2f}" if index else f"{value:g}"
+    return f"{number} {PREFIXES[index]}{unit}".rstrip()
+
+
+def _model(plan: "LaunchPlan") -> Iterator[str]:
+    name = " ".join(filter(None, (plan.model, plan.preset)))
+    yield f"{name}, {plan.parameters:,} parameters ({human(4 * plan.parameters)} in fp32), counted {plan.counted}"
+
+
+def _mesh(plan: "LaunchPlan") -> Iterator[str]:
+    layout = plan.layout
+    workers = "worker" if layout.world_size == 1 else "workers"
+    schedule = f", schedule {layout.schedule}" if layout.pipeline > 1 else ""
+    yield f"{layout.world_size} {workers} on {plan.device} = {plan.mesh}{schedule}"
+    axes = [axis for axis in AXES if layout.degrees[axis] > 1]
+    if axes:
+        yield " ".join(f"{name:>9}" for name in ("rank", *axes))
+        for rank in _shown(layout.world_size):
+            place = layout.place(rank)
+            cells = [rank, *(getattr(place, axis) for axis in axes)] if rank >= 0 else ["..."] * (1 + len(axes))
+            yield " ".join(f"{cell:>9}" for cell in cells)
+    if layout.pipeline > 1:
+        for stage, units in enumerate(plan.stages):
+            yield f"stage {stage} holds {units[0]}" + (f" to {units[-1]}" if len(units) > 1 else "")
+
+
+def _shown(world_size: int) -> Sequence[int]:
+    """Ranks that are listed; -1 stands for those left out."""
+    return range(world_size) if world_size <= RANKS else [*range(RANKS - 2), -1, world_size - 1]
+
+
+def _step(plan: "LaunchPlan") -> Iterator[str]:
+    ranks = f"{plan.layout.data} data rank{'s' * (plan.layout.data > 1)}"
+    micro = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)}"
+    origin = "" if plan.settled else ' (train.micro_batch = "auto": an estimate, settled by a probe step)'
+    yield f"{plan.global_batch} samples = {ranks} x {micro} x {plan.micro_batch} samples{origin}"
+    if plan.tokens:
+        yield f"{plan.global_batch * plan.tokens:,} tokens"
+    yield f"{amount(plan.flops, 'FLOP')} (3 x forward)" if plan.flops else "FLOPs unknown: the entry has no flops"
+
+
+def _run(plan: "LaunchPlan") -> Iterator[str]:
+    if plan.steps is None:
+        yield "steps are known after `shardwright data prepare`: train.epochs counts passes over the data"
+        return
+    tokens = f", {amount(plan.steps * plan.global_batch * plan.tokens)} tokens" if plan.tokens else ""
+    yield f"{plan.steps:,} steps{tokens}" + (f", {amount(plan.steps * plan.flops, 'FLOP')}" if plan.flops else "")
+
+
+def _memory(plan: "LaunchPlan") -> Iterator[str]:
+    memory = plan.memory
+    which = f" of stage {memory.stage}, which needs most" if plan.layout.pipeline > 1 else ""
+    yield f"of one worker{which}; P = {human(memory.parameters)}, its parameters in fp32"
+    scale = _scale(total(memory.peak))
+    if plan.micro_batches > 1 and plan.layout.pipeline == 1:
+        yield from _table("between two micro-batches", memory.held, scale)
+    yield from _table("after a step", memory.rest, scale)
+    yield from _table(f"at most: {memory.where}", memory.peak, scale)
+    if not plan.complete:
+        yield "the peak lacks activations: the entry does not declare them; a probe step measures what fits"
+    yield _fit(plan)
+
+
+def _scale(size: int) -> int:
+    """The index of the unit in which a size reads well."""
+    return next((i for i in range(len(UNITS)) if size < 1024 ** (i + 1)), len(UNITS) - 1)
+
+
+def _table(title: str, terms: Sequence[Term], scale: int) -> Iterator[str]:
+    yield f"{title:40} {UNITS[scale]:>10}"
+    for term in terms:
+        yield f"  {term.name:38} {term.bytes / 1024**scale:>10.2f}  {term.formula}"
+    yield f"  {'sum':38} {total(terms) / 1024**scale:>10.2f}"
+
+
+def _fit(plan: "LaunchPlan") -> str:
+    if plan.available is None:
+        return "what a worker may use is not known here"
+    verdict = "" if plan.memory.peak_bytes <= plan.available else f": {WARNING}"
+    return f"{human(plan.available)} are available to a worker{verdict}"
+
+
+def _snapshot(plan: "LaunchPlan") -> Iterator[str]:
+    if plan.snapshot:
+        everyone = human(plan.snapshot * plan.layout.world_size)
+        yield f"{human(plan.snapshot)} of shared memory a worker (two slots), {everyone} in all"
+    else:
+        yield "none (recovery.snapshot_every = 0)"
+
+
+def _checkpoint(plan: "LaunchPlan") -> Iterator[str]:
+    yield f"{human(plan.checkpoint)} of disk each, the newest {plan.kept} are kept"

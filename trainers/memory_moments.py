@@ -1,0 +1,281 @@
+"""What is alive at each moment of a step? The walk of backward through the pieces, term by term.
+
+P is this rank's parameters in fp32; P/4 is the share of one of four shard ranks. Master parameters, sums of gradients
+and optimizer states are fp32; what forward and backward touch is in the run's dtype.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .layout import Layout
+from .memory_pieces import Kept, Piece
+
+FULL = 4  # bytes of an fp32 number
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a sum of bytes."""
+
+    name: str
+    bytes: int
+    formula: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of a step, with everything that is alive then."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What the formulas need to know of one rank."""
+
+    layout: Layout
+    pieces: tuple[Piece, ...]  # in the order in which backward reaches them
+    kept: Kept
+    alive: tuple[int, ...]  # micro-batches that are on their way at each one's backward
+    states: int  # tensors that the optimizer keeps for each parameter
+    decay_copy: bool  # the update adds the decay to a copy of the gradients
+    compute: int  # bytes of a number in forward and backward
+    batch: int  # bytes of a step's micro-batches
+    messages: int  # bytes sent to other stages, which live until the step ends
+
+    @property
+    def sharded(self) -> bool:
+        """Whether fully_shard holds the parameters."""
+        return self.layout.shard > 1
+
+    @property
+    def elements(self) -> int:
+        """Parameters of this rank before ZeRO splits them."""
+        return sum(piece.elements for piece in self.pieces)
+
+    @property
+    def shard(self) -> int:
+        """Parameters that stay on this rank, with the padding to equal shards."""
+        return sum(piece.shard for piece in self.pieces)
+
+    @property
+    def share(self) -> str:
+        """What stays on this rank, as a formula."""
+        return f"P/{self.layout.shard}" if self.sharded else "P"
+
+    @property
+    def micro_batches(self) -> int:
+        """Of one step."""
+        return len(self.alive)
+
+
+def held(rank: Rank) -> tuple[Term, ...]:
+    """Between two micro-batches: Rajbhandari et al. 2020, and the sharded copy that fully_shard keeps beside it."""
+    gathered = sum(gathered_elements(rank, piece) for piece in rank.pieces)
+    dtype = "P" if rank.compute == FULL else f"{rank.compute}/{FULL} P"
+    if not rank.sharded:
+        cached = rank.elements if rank.layout.tensor == 1 else 0
+        middle = (Term("gradients", rank.elements * FULL, "P"), *_casts(rank, cached))
+    elif rank.layout.zero == 1:
+        whole = Term("gradients", rank.elements * FULL, "P")
+        middle = (Term("gathered parameters", gathered * rank.compute, dtype), whole)
+    else:
+        stays = gathered * rank.compute if rank.layout.zero == 2 else 0
+        shards = Term("gradient shards", rank.shard * FULL, rank.share)
+        middle = (Term("gathered parameters", stays, dtype), shards)
+    return _some(*_persistent(rank), *middle, *_batch(rank))
+
+
+def rest(rank: Rank) -> tuple[Term, ...]:
+    """After a step: the gradients stay until the next one clears them."""
+    return _some(*_persistent(rank), Term("gradients", rank.shard * FULL, rank.share))
+
+
+def moments(rank: Rank) -> Iterator[Moment]:
+    """The moments of a step at which memory may be highest."""
+    yield _update(rank)
+    if not rank.sharded:
+        yield from _replica(rank)
+        return
+    last = rank.micro_batches - 1
+    for index in sorted({0, min(1, last), max(last - 1, 0), last}):
+        yield from Walk(rank, index).moments()
+
+
+def gathered_elements(rank: Rank, piece: Piece) -> int:
+    """Elements of a gathered piece, the padding of its shards included."""
+    return piece.shard * rank.layout.shard
+
+
+def _some(*terms: Term) -> tuple[Term, ...]:
+    """The terms that take any bytes."""
+    return tuple(term for term in terms if term.bytes)
+
+
+def _persistent(rank: Rank) -> tuple[Term, ...]:
+    states = rank.states * rank.shard * FULL
+    formula = rank.share if rank.states == 1 else f"{rank.states} x {rank.share}"
+    return Term("parameters", rank.shard * FULL, rank.share), Term("optimizer states", states, formula)
+
+
+def _batch(rank: Rank) -> tuple[Term, ...]:
+    return (Term("batch", rank.batch, _micro_batches(rank)),)
+
+
+def _micro_batches(rank: Rank) -> str:
+    return "1 micro-batch" if rank.micro_batches == 1 else f"{rank.micro_batches} micro-batches"
+
+
+def _casts(rank: Rank, elements: int) -> tuple[Term, ...]:
+    """What autocast made of the parameters; it keeps that of whole layers from one micro-batch to the next."""
+    if rank.compute == FULL:
+        return ()
+    return (Term("bf16 parameters", elements * rank.compute, f"{rank.compute}/{FULL} P, cast once a step"),)
+
+
+def _activations(rank: Rank, reached: int, micro_batch: int) -> tuple[Term, ...]:
+    waiting = (rank.alive[micro_batch] - 1) * rank.kept.waiting
+    return (
+        Term("activations", reached, "1 micro-batch"),
+        Term("waiting activations", waiting, f"{rank.alive[micro_batch] - 1} more before their backward"),
+        Term("messages", rank.messages, f"{_micro_batches(rank)} to other stages"),
+    )
+
+
+def _update(rank: Rank) -> Moment:
+    copy = rank.shard * FULL if rank.decay_copy else 0
+    return Moment("update", _some(*rest(rank), Term("gradients with decay", copy, rank.share), *_batch(rank)))
+
+
+def _replica(rank: Rank) -> Iterator[Moment]:
+    """Without ZeRO: what is held, the activations, and the gradients that are about to be added to their sums.
+
+    A tied weight's first gradient waits for the second; autograd then adds them out of place, so that both and their
+    sum are alive. Under autocast the casts of the first micro-batch are undone last in every later backward.
+    """
+    base = [*held(rank), *(_casts(rank, rank.elements) if rank.layout.tensor > 1 else ())]
+    tied = sum(piece.tied for piece in rank.pieces) * FULL
+    largest = max((piece.largest for piece in rank.pieces if not piece.tied), default=0) * FULL
+    busiest = max(range(rank.micro_batches), key=lambda index: rank.alive[index])
+    yield Moment(
+        "backward",
+        _some(
+            *base,
+            Term("a new gradient", largest, "the largest parameter's"),
+            Term("a tied weight's gradient", tied, "the first waits for the second"),
+            *_activations(rank, max(rank.kept.reached, default=0), busiest),
+        ),
+    )
+    late = rank.elements * rank.compute if rank.compute != FULL and rank.micro_batches > 1 else 0
+    undone = Term("bf16 gradients", late, f"{rank.compute}/{FULL} P, cast last")
+    yield Moment("end of backward", _some(*base, undone, *_both(tied, times=3)))
+
+
+def _both(tied: int, times: int) -> tuple[Term, ...]:
+    return (Term("a tied weight's gradients", times * tied, "both and their sum"),)
+
+
+class Walk:
+    """One backward under fully_shard, from the last unit to the first.
+
+    A piece is gathered with the next one ahead (ZeRO-3), its gradient grows whole, then it is freed and its gradient
+    goes through a reduce-scatter, whose input lives until the next one begins.
+    """
+
+    def __init__(self, rank: Rank, micro_batch: int) -> None:
+        self.rank, self.micro_batch, self.zero = rank, micro_batch, rank.layout.zero
+        self.first, self.last = micro_batch == 0, micro_batch == rank.micro_batches - 1
+        self.reduces = self.last or self.zero >= 2
+        self.open: list[Piece] = []  # reached, and reduced when the backward has ended
+        self.done: list[Piece] = []
+
+    def moments(self) -> Iterator[Moment]:
+        """Its moments, in order."""
+        for index, piece in enumerate(self.rank.pieces):
+            self.open.append(piece)
+            yield self._moment(f"backward of {piece.label}", index, ahead=self._ahead(index))
+            if not piece.late:
+                yield from self._finish(piece, index)
+        index = len(self.rank.pieces) - 1
+        for piece in list(self.open):
+            both = _both(piece.tied * self.rank.compute, times=2)
+            yield self._moment(f"end of backward, {piece.label}", index, more=both)
+            yield from self._finish(piece, index)
+
+    def _ahead(self, index: int) -> list[Piece]:
+        """What ZeRO-3 gathers while this piece is in backward."""
+        return [piece for piece in self.rank.pieces[index + 1 :] if not piece.late][:1] if self.zero == 3 else []
+
+    def _finish(self, piece: Piece, index: int) -> Iterator[Moment]:
+        if self.reduces:
+            yield self._moment(f"reduction of {piece.label}", index, reducing=piece, ahead=self._ahead(index))
+        self.open.remove(piece)
+        self.done.append(piece)
+
+    def _moment(
+        self,
+        name: str,
+        index: int,
+        reducing: Piece | None = None,
+        ahead: Sequence[Piece] = (),
+        more: tuple[Term, ...] = (),
+    ) -> Moment:
+        terms = (
+            *_persistent(self.rank),
+            self._gathered(reducing, ahead),
+            *self._gradients(reducing),
+            *more,
+            self._buffers(reducing),
+            self._replicas(),
+            *_activations(self.rank, self.rank.kept.reached[index], self.micro_batch),
+            *_batch(self.rank),
+        )
+        return Moment(name, _some(*terms))
+
+    def _gathered(self, reducing: Piece | None, ahead: Sequence[Piece]) -> Term:
+        if self.zero == 3:
+            pieces = [piece for piece in self.open if piece is not reducing]
+            label = " + ".join([*(p.label for p in pieces), *(f"{p.label} ahead" for p in ahead)])
+            pieces += ahead
+        else:
+            gone = [*self.done, reducing] if self.last else []
+            pieces = [piece for piece in self.rank.pieces if piece not in gone]
+            label = "what is not done" if gone else "all"
+        size = sum(gathered_elements(self.rank, piece) for piece in pieces) * self.rank.compute
+        return Term("gathered parameters", size, label)
+
+    def _gradients(self, reducing: Piece | None) -> Iterator[Term]:
+        if self.zero == 1 and not (self.first and self.last):
+            yield from self._summed_gradients(reducing)
+        else:
+            size = sum(piece.elements for piece in self.open) * self.rank.compute
+            yield Term("whole gradients", size, " + ".join(piece.label for piece in self.open))
+        if self.reduces:
+            shards = self.done if self.first or self.zero == 1 else self.rank.pieces
+            yield Term("gradient shards", sum(piece.shard for piece in shards) * FULL, self.rank.share)
+
+    def _summed_gradients(self, reducing: Piece | None) -> Iterator[Term]:
+        """ZeRO-1 adds up whole gradients over the micro-batches; a new one is alive beside the sum."""
+        pieces = [*self.done, *self.open] if self.first else [*self.rank.pieces]
+        left = [piece for piece in pieces if not (self.last and piece in self.done)]
+        label = "what is reached" if self.first else "P" if left == pieces else "what is not done"
+        yield Term("gradients", sum(piece.elements for piece in left) * FULL, label)
+        if reducing is None and not self.first:
+            size = sum(piece.tied or piece.largest for piece in self.open) * self.rank.compute
+            yield Term("new gradients", size, "the largest parameters'")
+
+    def _buffers(self, reducing: Piece | None) -> Term:
+        """The input of a reduce-scatter lives until the next one starts; its output is new while it runs."""
+        if reducing is not None:
+            size = gathered_elements(self.rank, reducing) + reducing.shard
+            return Term("reduce-scatter buffer", size * FULL, f"{reducing.label}, in and out")
+        before = self.done[-1:] if self.reduces else []
+        size = sum(gathered_elements(self.rank, piece) for piece in before)
+        return Term("reduce-scatter buffer", size * FULL, "".join(piece.label for piece in before))
+
+    def _replicas(self) -> Term:
+        """Summed over replicas of shards too, a piece's sum is kept beside its gradient until backward ends."""
+        stays = self.rank.layout.replicate > 1 and self.reduces and not self.first
+        size = sum(piece.shard for piece in self.done) if stays else 0
+        return Term("sums over replicas", size * FULL, f"of {self.rank.share} what is done")
