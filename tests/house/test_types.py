@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 CONSUMER = """\
-from typing import assert_type
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, assert_type
 
 import shardwright as sw
 
 entry = sw.Entry(build="package.model:build", name="mine")
 assert_type(entry, sw.Entry)
 assert_type(entry.name, str)
+assert_type(sw.load_run("last").metrics, list[Mapping[str, Any]])
+assert_type(sw.run({"train": {"steps": 1}}, "train.steps=2").checkpoint(), Path | None)
+assert_type(sw.verify("gpt2", ["ddp"]).ok, bool)
+sw.run(1)  # type: ignore[arg-type]
 sw.Entry(bild="package.model:build")  # type: ignore[call-arg]
 sw.entry  # type: ignore[attr-defined]
 """
