@@ -19,13 +19,11 @@ from ..trainers.layout import Layout
 from ..trainers.memory import MemoryPlan, states, total
 from ..trainers.memory_moments import FULL
 from ..trainers.memory_pieces import Sizes, stages
-from ..trainers.portions import total_steps
+from ..trainers.portions import BACKWARD, total_steps
 from .code import on_path
 from .devices import choose_device, count_gpus
 from .launch import folder_of
 from .plan_text import describe
-
-BACKWARD = 3  # forward and backward take three times the forward's FLOPs
 
 
 @dataclass(frozen=True)

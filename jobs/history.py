@@ -235,10 +235,10 @@ class Mfu:
 
 
 def mfu(record: History) -> Mfu | None:
-    """The utilization, where the newest "start" told step_flops, peak_flops and peak_source; else None."""
-    start = record.last("start")
+    """The utilization, where an event "speed" told the work of a step and the device's peak; else None."""
+    start, speed = record.last("start"), record.last("speed")
     timed = [own_seconds(step) for step in warm(record.curve)]
-    if start is None or not timed or not all(start.get(name) for name in ("step_flops", "peak_flops", "peak_source")):
+    if start is None or speed is None or not timed:
         return None
     seconds = sum(timed) / len(timed)
-    return Mfu(start["step_flops"], seconds, start["world_size"], start["peak_flops"], start["peak_source"])
+    return Mfu(speed["step_flops"], seconds, start["world_size"], speed["peak_flops"], speed["peak_source"])

@@ -6,6 +6,7 @@ from .session import Session
 def train(session: Session) -> str:
     """Take a session from the step it was restored at to its last; "finished" or "stopped". Collective."""
     session.enter("train")
+    session.clock.read()  # the first step's time begins here
     for step in range(session.start, session.steps):
         session.trace.before(step + 1)
         outcome = session.step(step, session.load(step), bool(session.worker.stop()), session.clock)

@@ -5,6 +5,8 @@ from math import ceil
 
 from .options import TrainOptions
 
+BACKWARD = 3  # forward and backward take three times the FLOPs of forward
+
 
 def total_steps(options: TrainOptions, samples: int, tokens: int | None) -> int:
     """Optimizer steps of a run.

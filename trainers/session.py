@@ -25,7 +25,8 @@ from .options import (
     TrainOptions,
 )
 from .parallelize import parallelize
-from .portions import share, total_steps
+from .portions import BACKWARD, share, total_steps
+from .peak import peak_flops
 from .probe import settle_micro_batch
 from .restore import open_slots, restore
 from .schedules import factor
@@ -90,7 +91,7 @@ class Session:
         self.enter("restore")
         self.slots = open_slots(worker, self.tensors) if training.snapshot_every else None
         restored = restore(worker, training.checkpoints, self.tensors, self.slots)
-        worker.tell("resume", step=restored.step, source=restored.source, path=restored.path)
+        worker.tell("resume", step=restored.step, source=restored.source, path=restored.path, steps=self.steps)
         optimizer.set_steps(restored.step)
         self.start = restored.step
         self.micro_batch = self._micro_batch(restored.host.get("micro_batch"))
@@ -101,6 +102,7 @@ class Session:
         self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
         self.step = Step(self.sharded, optimizer, self._lr, options.clip)
         self.totals = Totals(self.sharded)
+        self._tell_speed_limit()
 
     def enter(self, phase: str) -> None:
         """Report which phase begins."""
@@ -181,6 +183,16 @@ class Session:
         self.trace.close()
         self.worker.tell("end", step=done, reason=reason)
         return reason
+
+    def _tell_speed_limit(self) -> None:
+        """Tell what a utilization is computed from, where both the work and the device's peak are known."""
+        training = self.training
+        peak = peak_flops(self.worker.device, training.train.dtype)
+        if peak is None or training.entry.flops is None:
+            return
+        forward = training.entry.flops(training.config, training.data.tokens_per_sample or 1)
+        step_flops = BACKWARD * forward * training.train.global_batch
+        self.worker.tell("speed", step_flops=step_flops, peak_flops=peak[0], peak_source=peak[1])
 
     def _host(self, done: int) -> dict[str, Any]:
         """The state that is no tensor."""
