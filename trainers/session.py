@@ -25,8 +25,8 @@ from .options import (
     TrainOptions,
 )
 from .parallelize import parallelize
-from .portions import BACKWARD, share, total_steps
 from .peak import peak_flops
+from .portions import BACKWARD, share, total_steps
 from .probe import settle_micro_batch
 from .restore import open_slots, restore
 from .schedules import factor
