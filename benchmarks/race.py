@@ -35,7 +35,9 @@ class Race:
 
     def __init__(self, contenders: Mapping[str, Contender], block: int) -> None:
         self.contenders, self.block = contenders, block
-        self.seconds: dict[str, list[float]] = {name: [] for name in (*contenders, TRAINER)}  # of one step, by round
+        names = (*contenders, TRAINER)
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}  # of one step, by round
+        self.core: dict[str, list[float]] = {name: [] for name in names}  # of them, this rank's own on the processor
         self.losses: dict[str, float] = {}
 
     def round(self, number: int) -> None:
@@ -54,15 +56,16 @@ class Race:
         yield
         self.stop(name, start)
 
-    def start(self) -> float:
-        """The clock when all ranks are here."""
+    def start(self) -> tuple[float, float]:
+        """The clocks when all ranks are here."""
         dist.barrier()
-        return time.perf_counter()
+        return time.perf_counter(), time.process_time()
 
-    def stop(self, name: str, start: float) -> None:
+    def stop(self, name: str, start: tuple[float, float]) -> None:
         """Keep the seconds of one step of the block that ends here."""
         dist.barrier()
-        self.seconds[name].append((time.perf_counter() - start) / self.block)
+        self.seconds[name].append((time.perf_counter() - start[0]) / self.block)
+        self.core[name].append((time.process_time() - start[1]) / self.block)
 
     def note(self, name: str, loss: float) -> None:
         """Keep the loss of a contender's last step, averaged over the ranks."""
@@ -86,7 +89,7 @@ class Turns(TrainerCallback):
     """Lets the others take their block before each of the Trainer's."""
 
     def __init__(self, race: Race, objective: "Objective") -> None:
-        self.race, self.objective, self.begun = race, objective, 0.0
+        self.race, self.objective, self.begun = race, objective, (0.0, 0.0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **fields: Any
@@ -186,7 +189,7 @@ def race(worker: Worker, overrides: list[str], folder: str, block: int) -> dict[
     )
     host(found, Recipe(worker, asked), folder).train()
     parameters = sum(p.numel() for p in found.contenders["plain PyTorch DDP"].model.parameters())
-    return {"seconds": found.seconds, "loss_difference": found.agree(), "parameters": parameters}
+    return {"seconds": found.seconds, "core": found.core, "loss_difference": found.agree(), "parameters": parameters}
 
 
 def open_training(overrides: list[str], folder: str) -> Training:
@@ -194,4 +197,4 @@ def open_training(overrides: list[str], folder: str) -> Training:
     job = load_job("gpt", overrides)
     checked = check_job(job)
     data = open_data(job.spec.data, checked.entry.data)
-    return training(job, checked, data, RunFolder(Path(folder)))
+    return training(job, checked, data, RunFolder(Path(folder)), available=None)

@@ -70,10 +70,10 @@ def spent(folder: Path) -> dict[str, float]:
 
 
 def figures(size: str, found: Mapping[str, Any]) -> list[Figure]:
-    """Ratios of a round, the first one (which warms up) left out."""
-    seconds = {name: times[1:] for name, times in found["seconds"].items()}
+    """Ratios of our loop to each peer, and of our step without snapshot and event to the plain loop."""
+    wall, core = (warm(found[clock]) for clock in ("seconds", "core"))
     shown = {
-        "milliseconds": {name: spread([t * 1e3 for t in times], 2) for name, times in seconds.items()},
+        "milliseconds": {name: spread([t * 1e3 for t in times], 2) for name, times in wall.items()},
         "spent_ms": found["spent"],
         "loss_difference": found["loss_difference"],
         "parameters": found["parameters"],
@@ -81,12 +81,21 @@ def figures(size: str, found: Mapping[str, Any]) -> list[Figure]:
     pairs = [(OURS, peer, most) for peer, most in BOUNDS.items()] + [("our step alone", "plain PyTorch DDP", None)]
     made = []
     for ours, peer, most in pairs:
-        ratios = spread([mine / theirs for mine, theirs in zip(seconds[ours], seconds[peer], strict=True)])
-        made.append(
-            Figure("step", f"{ours} / {peer}, {size} parameters", ratios["median"], "x", most, detail=ratios | shown)
-        )
+        ratios = spread(divided(wall[ours], wall[peer]))
+        detail = ratios | {"processor_time": spread(divided(core[ours], core[peer]))} | shown
+        made.append(Figure("step", f"{ours} / {peer}, {size} parameters", ratios["median"], "x", most, detail=detail))
         shown = {}
     return made
+
+
+def warm(times: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """All rounds but the first, which warms up."""
+    return {name: values[1:] for name, values in times.items()}
+
+
+def divided(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """The ratio of each round."""
+    return [mine / peer for mine, peer in zip(ours, theirs, strict=True)]
 
 
 def main() -> None:
