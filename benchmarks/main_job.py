@@ -4,7 +4,6 @@ python benchmarks/main_job.py [key=value ...]
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -42,28 +41,17 @@ def figures(seconds: float, folder: Path) -> list[Figure]:
     """Total seconds, validation loss with the entropy beside it, and how it is sharded."""
     (run,) = (folder / "runs").iterdir()
     past = history(read(run / "events"))
-    entropy = unigram_entropy(folder)
-    start = past.last("start")
-    workers = start.get("world_size") if start else None
-    shown = {"workers": workers, "layout": past.attempts[-1].layout, "steps": past.step}
-    loss = past.evals[-1]["loss"]
+    start, data, final = past.last("start"), past.last("data"), past.evals[-1]
+    if start is None or data is None:
+        raise RuntimeError(f"the run wrote no events: {run}")
+    entropy = data["unigram_entropy"]  # what a model without context reaches
+    shown = {"workers": start["world_size"], "layout": past.attempts[-1].layout, "steps": past.step}
+    learnt = {"unigram_entropy": round(entropy, 4), "bits_per_byte": round(final["bits_per_byte"], 4)}
+    title = f"validation loss (unigram entropy {entropy:.3f})"
     return [
         Figure("main_job", "shardwright run gpt, data included", round(seconds, 1), "s", most=SECONDS, detail=shown),
-        Figure(
-            "main_job",
-            f"validation loss (unigram entropy {entropy:.3f})",
-            round(loss, 4),
-            "nats/byte",
-            most=LOSS,
-            detail={"unigram_entropy": round(entropy, 4), "bits_per_byte": past.evals[-1].get("bits_per_byte")},
-        ),
+        Figure("main_job", title, round(final["loss"], 4), "nats/byte", most=LOSS, detail=learnt),
     ]
-
-
-def unigram_entropy(cache: Path) -> float:
-    """Nats per token of the packed corpus: what a model without context reaches."""
-    (manifest,) = (path for path in cache.rglob("manifest.json") if "unigram_entropy" in path.read_text())
-    return float(json.loads(manifest.read_text())["unigram_entropy"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""What are all figures? Runs the benchmarks one after the other, prints their lines and one table.
+
+Each is a process of its own, so that none warms or slows another. Leaves with 1 when a figure misses its bound or a
+benchmark fails.
+
+python benchmarks/run.py [--only NAME ...] [--write docs/benchmarks.md]
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from figure import Figure, from_line
+from page import page, table
+
+HERE = Path(__file__).parent
+BENCHMARKS = ("start", "step", "recovery", "main_job", "memory", "data", "draw")
+
+
+def measure(name: str) -> list[Figure]:
+    """The figures of one benchmark, printed as they come; none where it failed."""
+    figures = []
+    print(f"--- {name}", file=sys.stderr, flush=True)
+    with subprocess.Popen([sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            figures.append(from_line(line))
+    return figures
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, metavar="NAME")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the figures as Markdown")
+    asked = parser.parse_args()
+    found = {name: measure(name) for name in asked.only}
+    figures = [figure for some in found.values() for figure in some]
+    print(f"\n{table(figures)}")
+    if asked.write:
+        asked.write.write_text(page(figures, HERE))
+    if failed := [name for name, some in found.items() if not some]:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    sys.exit(bool(failed) or any(figure.ok is False for figure in figures))
+
+
+if __name__ == "__main__":
+    main()
