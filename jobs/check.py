@@ -7,15 +7,16 @@ machine and leaves nothing behind. Every refusal is one JobError.
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..models.catalog import configure, find, legal, refusal
+from ..models.catalog import configure, find, refusal
 from ..models.entry import Entry
 from ..trainers.data.sources import check_source, is_packed
 from ..trainers.layout import AXES, Layout, resolve
+from ..trainers.portions import divisors
 from .load import Loaded
 from .show import flat_values, literal
 from .spec import JobError
@@ -102,39 +103,12 @@ def check_splits(job: Loaded, entry: Entry, config: Any, degrees: Mapping[str, i
     """Refuse a degree that the entry cannot have; one that is still "auto" is passed over."""
     for axis, degree in degrees.items():
         if isinstance(degree, int) and (why := refusal(entry, config, axis, degree)):
-            known, size = legal(entry, config).get(axis, ""), divided_size(entry, config, axis)
-            if size and not isinstance(known, str):
-                named = f"{axis}={degree} does not divide {size}={getattr(config, size)}"
-                why = f"{named} (legal: {', '.join(map(str, known))})"
             raise JobError(f"job {job.name!r}: {why}{places(job, (f'parallel.{axis}',))}")
-
-
-def divided_size(entry: Entry, config: Any, axis: str) -> str:
-    """The size that a degree of this axis must divide, or "": doubled, it is the one that brings new legal degrees."""
-    known = legal(entry, config).get(axis, "")
-    for size in fields(config) if config is not None else ():
-        value = getattr(config, size.name)
-        if type(value) is int and known == divisors(value) and known != doubled(entry, config, axis, size.name):
-            return size.name
-    return ""
-
-
-def divisors(number: int) -> tuple[int, ...]:
-    """What divides a number, smallest first; sizes beyond any degree are left out."""
-    return tuple(each for each in range(1, number + 1) if number % each == 0) if 0 < number < 4096 else ()
-
-
-def doubled(entry: Entry, config: Any, axis: str, size: str) -> Any:
-    """The legal degrees of a model with one size doubled; the known ones where it cannot be."""
-    try:
-        return legal(entry, replace(config, **{size: 2 * getattr(config, size)})).get(axis)
-    except ValueError:
-        return legal(entry, config).get(axis)
 
 
 def check_portions(job: Loaded, entry: Entry, layout: Layout) -> None:
     """Global batch over data ranks over micro-batches over stages."""
-    train, schedule = job.spec.train, job.spec.parallel.schedule
+    train = job.spec.train
     share, rest = divmod(train.global_batch, layout.data)
     if rest or not share:
         ranks = f"{layout.data} data ranks (replicate {layout.replicate} x shard {layout.shard})"
@@ -144,19 +118,8 @@ def check_portions(job: Loaded, entry: Entry, layout: Layout) -> None:
     if share % micro:
         options = ", ".join(map(str, divisors(share)))
         raise refuse(job, "train.micro_batch", f"does not divide the {share} samples of a data rank (legal: {options})")
-    if schedule == "1f1b" and share // micro < layout.pipeline:
-        raise refuse(job, "parallel.pipeline", few(share, micro, layout))
     if entry.coupled == "batch":
         check_coupled(job, entry, layout, share)
-
-
-def few(share: int, micro: int, layout: Layout) -> str:
-    """Why there are too few micro-batches for a pipeline."""
-    needed = layout.pipeline * layout.data * micro
-    return (
-        f'needs at least {layout.pipeline} micro-batches under schedule "1f1b", but a data rank has {share // micro} '
-        f"({share} samples of {micro} each); set train.global_batch to {needed} or more, or train.micro_batch lower"
-    )
 
 
 def check_coupled(job: Loaded, entry: Entry, layout: Layout, share: int) -> None:

@@ -109,25 +109,26 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def legal(entry: Entry, config: Any) -> dict[str, tuple[int, ...] | str]:
     """For each axis that cuts a model its legal degrees, or the sentence why there is only degree 1."""
-    degrees = entry.degrees(config) if entry.degrees else {}
-    return {axis: _refusal(entry, axis) or degrees.get(axis) or _default(entry, config, axis) for axis in SPLITS}
+    return {axis: _refusal(entry, axis) or _degrees(entry, config, axis) for axis in SPLITS}
 
 
 def _refusal(entry: Entry, axis: str) -> str:
     if axis in entry.refusals:
         return entry.refusals[axis]
-    if axis == "tensor" and entry.tensor is None:
-        return f"{entry.name} has no tensor plan, so only tensor=1 is possible"
+    if axis == "tensor" and (entry.tensor is None or axis not in entry.divides):
+        missing = "tensor plan" if entry.tensor is None else 'size to divide (divides={"tensor": ...})'
+        return f"{entry.name} has no {missing}, so only tensor=1 is possible"
     if axis == "pipeline" and (entry.units is None or entry.boundary is None):
         return f"{entry.name} names no units and boundary to cut it at, so only pipeline=1 is possible"
     return ""
 
 
-def _default(entry: Entry, config: Any, axis: str) -> tuple[int, ...] | str:
-    """Where the entry says nothing: a pipeline has at most one stage a unit, a tensor degree cannot be guessed."""
+def _degrees(entry: Entry, config: Any, axis: str) -> tuple[int, ...]:
+    """A pipeline has at most one stage a unit; a tensor degree divides the size that the entry names."""
     if axis == "pipeline" and entry.units is not None:
         return tuple(range(1, len(entry.units(config)) + 1))
-    return f"{entry.name} has a tensor plan, but its degrees(config) name no legal tensor degree"
+    size = getattr(config, entry.divides[axis])
+    return tuple(degree for degree in range(1, size + 1) if size % degree == 0)
 
 
 def refusal(entry: Entry, config: Any, axis: str, degree: int) -> str:
@@ -139,7 +140,9 @@ def refusal(entry: Entry, config: Any, axis: str, degree: int) -> str:
         return f"{axis}={degree}: {answer}"
     if degree in answer:
         return ""
-    return f"{axis}={degree} cannot split {entry.name} of these sizes (legal: {', '.join(map(str, answer))})"
+    if size := entry.divides.get(axis):
+        return f"{axis}={degree} does not divide {size}={getattr(config, size)} (legal: {', '.join(map(str, answer))})"
+    return f"{axis}={degree} is more than the {len(answer)} units of {entry.name} (legal: 1 to {len(answer)})"
 
 
 def listing() -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ class Entry:
     boundary: Callable[[Any, int, int], tuple[tuple[Shape, str], ...]] | None = None
     # (config, samples, tokens): shape and dtype name ("compute" for the run's) of each tensor between two units
     tensor: Callable[[Any], TensorPlan] | None = None
-    degrees: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None  # axis -> legal degrees
+    divides: Mapping[str, str] = field(default_factory=dict)  # axis -> the config's size that its degree must divide
     tied: tuple[tuple[str, str], ...] = ()  # (owner, alias) parameter paths that are one parameter
     coupled: Literal["none", "data", "batch"] = "none"  # what couples the samples of a batch
     refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split

@@ -3,7 +3,6 @@
 Radford et al., "Language Models are Unsupervised Multitask Learners" (2019). B samples, T tokens of a sample.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,14 +138,6 @@ def tensor(config: GPT2Config) -> TensorPlan:
     )
 
 
-def degrees(config: GPT2Config) -> Mapping[str, tuple[int, ...]]:
-    """A tensor degree divides the heads; a pipeline has at most as many stages as there are units."""
-    return {
-        "tensor": tuple(degree for degree in range(1, config.heads + 1) if config.heads % degree == 0),
-        "pipeline": tuple(range(1, config.layers + 3)),
-    }
-
-
 ENTRY = Entry(
     build="shardwright.models.gpt2.model:GPT2",
     name="gpt2",
@@ -162,7 +153,7 @@ ENTRY = Entry(
     units=units,
     boundary=boundary,
     tensor=tensor,
-    degrees=degrees,
+    divides={"tensor": "heads"},
     tied=(("embed.tokens.weight", "head.weight"),),
     weights="shardwright.models.gpt2.weights:TRANSLATION",
 )

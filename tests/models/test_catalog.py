@@ -120,14 +120,15 @@ def test_units_alone_say_how_many_stages_there_can_be() -> None:
     cut = replace(OWN, units=lambda config: (Unit("a", 1), Unit("b", 1)), boundary=lambda config, b, t: ())
     assert legal(cut, Sizes())["pipeline"] == (1, 2)
     planned = replace(cut, tensor=lambda config: TensorPlan(("a",), ("b",)))
-    assert "name no legal tensor degree" in str(legal(planned, Sizes())["tensor"])
+    assert "own has no size to divide" in str(legal(planned, Sizes())["tensor"])
 
 
 def test_degrees_and_sentences_of_the_entry_are_used() -> None:
     config = PRESETS["tiny"]
     assert legal(ENTRY, config) == {"tensor": (1, 2, 4), "pipeline": (1, 2, 3, 4, 5, 6)}
     assert refusal(ENTRY, config, "tensor", 4) == ""
-    assert refusal(ENTRY, config, "tensor", 3) == "tensor=3 cannot split gpt2 of these sizes (legal: 1, 2, 4)"
+    assert refusal(ENTRY, config, "tensor", 3) == "tensor=3 does not divide heads=4 (legal: 1, 2, 4)"
+    assert refusal(ENTRY, config, "pipeline", 7) == "pipeline=7 is more than the 6 units of gpt2 (legal: 1 to 6)"
     refused = replace(ENTRY, refusals={"tensor": "its input gradient has no graph"})
     assert refusal(refused, config, "tensor", 2) == "tensor=2: its input gradient has no graph"
 

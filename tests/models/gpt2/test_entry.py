@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 import torch
+from shardwright.models.catalog import legal
 from shardwright.models.gpt2.entry import (
     ENTRY,
     LOGITS,
@@ -130,12 +131,11 @@ def test_the_plan_names_modules_that_exist() -> None:
 
 
 def test_degrees_divide_what_they_split() -> None:
-    assert ENTRY.degrees is not None
     for config in PRESETS.values():
-        legal = ENTRY.degrees(config)
-        assert all(config.heads % degree == 0 and config.width % degree == 0 for degree in legal["tensor"])
-        assert legal["tensor"][0] == 1 and legal["tensor"][-1] == config.heads
-        assert legal["pipeline"] == tuple(range(1, len(units(config)) + 1))
+        found = legal(ENTRY, config)
+        assert all(config.heads % degree == 0 and config.width % degree == 0 for degree in found["tensor"])
+        assert found["tensor"][0] == 1 and found["tensor"][-1] == config.heads
+        assert found["pipeline"] == tuple(range(1, len(units(config)) + 1))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_impossible_sizes_are_refused(sizes: dict[str, float], message: str) -> 
 def test_the_record_and_the_catalog_import_no_torch() -> None:
     code = (
         "import sys; from shardwright.models.catalog import listing, find, configure, legal; listing();"
-        "e = find('gpt2'); c = configure(e); [f(c) for f in (e.units, e.tensor, e.degrees, e.parameters)];"
+        "e = find('gpt2'); c = configure(e); [f(c) for f in (e.units, e.tensor, e.shapes, e.parameters)];"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
