@@ -4,10 +4,10 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..jobs.assignment import Assignment
+from .processes import is_running
 
 
 class ZygoteDied(RuntimeError):
@@ -89,12 +89,3 @@ class Group:
         if line["kind"] == "gone":
             self.alive.discard(line["rank"])
         return Message(line["rank"], line["kind"], line)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"

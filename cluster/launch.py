@@ -1,6 +1,7 @@
 """How does a person start, find, continue and stop a run? The verbs that the command line and Python share."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,7 @@ from typing import Any
 from ..jobs.check import check_job, check_place
 from ..jobs.layers import find_source
 from ..jobs.load import Loaded, load_job, load_resolved
-from ..jobs.run_folder import RunError, find, publish
-from ..jobs.show import to_toml
+from ..jobs.run_folder import RunError, find
 from ..jobs.spec import JobError
 from .code import on_path, own_files
 from .handle import Handle, Status
@@ -20,7 +20,7 @@ Job = str | Path | Mapping[str, Any]
 
 
 def render(job: Job, *overrides: str, on: str = "local") -> Request:
-    """What `run` would do, as a value that prints itself. Nothing is made.
+    """What `run` would do, as a value that prints itself; only the plan is left out. Nothing is made.
 
     Raises:
         JobError: the job is wrong, or cannot run here.
@@ -33,35 +33,43 @@ def render(job: Job, *overrides: str, on: str = "local") -> Request:
     return find_launcher(on).render(loaded, None, own_files(own_names(loaded), [folder]))
 
 
-def run(job: Job, *overrides: str, on: str = "local") -> Handle:
+def run(job: Job, *overrides: str, on: str = "local", attached: bool = False) -> Handle:
     """Start a job in the background.
 
     Args:
         job: a job file, the bare name of a shipped one, or the same tree as a mapping.
         overrides: "key=value" words.
         on: the launcher's name.
+        attached: stop the run when the thread that called this ends, however it ends.
 
     Raises:
         JobError: the job is wrong, or cannot run here.
         RunError: its run folder cannot be made.
     """
+    from .plan import plan  # it needs this module
+
     require_torch()
-    return find_launcher(on).submit(render(job, *overrides, on=on))
+    planned = plan(job, *overrides)
+    request = replace(render(job, *overrides, on=on), plan=planned.tree(), attached=attached)
+    return find_launcher(on).submit(request)
 
 
-def resume(run: str | Path, *overrides: str, on: str = "local", folder: str | Path = RUNS) -> Handle:
-    """Continue a run in the background, with other values where some are given.
+def resume(
+    run: str | Path, *overrides: str, on: str = "local", folder: str | Path = RUNS, attached: bool = False
+) -> Handle:
+    """Continue a run in the background, with other values where some are given; `attached` as in `run`.
 
     Raises:
         JobError: the new values are wrong.
         RunError: there is no such run, or a job is on it.
     """
     require_torch()
-    return find_launcher(on).submit(render_resume(run, *overrides, on=on, folder=folder))
+    request = render_resume(run, *overrides, on=on, folder=folder)
+    return find_launcher(on).submit(replace(request, attached=attached))
 
 
 def render_resume(run: str | Path, *overrides: str, on: str = "local", folder: str | Path = RUNS) -> Request:
-    """What `resume` would do. New values are written into the run's job file."""
+    """What `resume` would do; new values become the run's own. Nothing is touched."""
     found = find(run, Path(folder))
     if holder := found.holder():
         raise RunError(f"run {found.name} is live ({holder}); stop it first: shardwright stop {found.path}")
@@ -69,8 +77,7 @@ def render_resume(run: str | Path, *overrides: str, on: str = "local", folder: s
     with on_path(code):
         loaded = load_resolved(found.spec, overrides)
         check_job(loaded)
-    if overrides:
-        publish(found.spec, to_toml(loaded.spec, loaded.origins))
+        check_place(loaded)
     return find_launcher(on).render(loaded, found, {})
 
 

@@ -46,11 +46,13 @@ class Request:
     code: Mapping[str, Path]  # the user's own source files: path in the copy -> file
     processes: tuple[Process, ...]
     plan: Mapping[str, Any] = field(default_factory=dict)
+    attached: bool = False  # the run is stopped when the process that submits it ends
 
     def __str__(self) -> str:
         place = str(self.run) if self.run else f"a new folder {self.root / self.job}-N"
         code = [f"code         {name} from {path}" for name, path in self.code.items()]
-        return "\n".join([f"RUN          {place}", *code, *map(str, self.processes)])
+        end = ["ends         with the process that submits it"] if self.attached else []
+        return "\n".join([f"RUN          {place}", *code, *map(str, self.processes), *end])
 
 
 class Launcher(Protocol):

@@ -1,9 +1,10 @@
 """How does a job run on this machine? A supervisor without torch, a warm zygote, and the workers forked from it.
 
-`python -m shardwright.cluster.local RUN` is the supervisor of a run in the background; the command line runs the same
-`supervise` in the foreground.
+`python -m shardwright.cluster.local RUN [PID]` is the supervisor of a run; with the process id of its parent, it stops
+the run when the parent ends.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from types import FrameType
 from ..jobs.assignment import Assignment
 from ..jobs.events import Event
 from ..jobs.load import Loaded, load_resolved
-from ..jobs.run_folder import RunError, RunFolder, create
+from ..jobs.run_folder import RunError, RunFolder, create, publish
 from ..jobs.show import to_toml
 from ..jobs.spec import JobError, JobSpec
 from ..jobs.tracking import TensorBoard
@@ -27,6 +28,7 @@ from .group import Group
 from .handle import GRACE, HURRY, SUPERVISOR_LOG, Handle
 from .launcher import RUN, Process, Request
 from .pool import ZYGOTE_ENVIRONMENT, Pool
+from .processes import die_with_parent
 from .supervisor import TASK, Listener, Order, Outcome, Supervisor
 
 PRELOAD = ("shardwright.jobs.train",)
@@ -60,6 +62,7 @@ class LocalLauncher:
         """Start the run in the background."""
         run = claim(request)
         command = [word if word != RUN else str(run.path) for word in request.processes[0].command]
+        command += [str(os.getpid())] if request.attached else []
         with (run.logs / SUPERVISOR_LOG).open("wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -70,7 +73,10 @@ class LocalLauncher:
 def claim(request: Request) -> RunFolder:
     """Make the run folder that a request asks for, or join the one it continues."""
     if request.run is not None:
-        return RunFolder(request.run)
+        joined = RunFolder(request.run)
+        if joined.spec.read_text() != request.spec:
+            publish(joined.spec, request.spec)
+        return joined
     run = create(request.root.absolute(), request.job, request.spec, plan=request.plan)
     if request.code:
         run.add_code(request.code)
@@ -192,6 +198,8 @@ def print_event(event: Event) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Supervise a run until its end; the exit status tells how it ended, 2 that it could not begin."""
     try:
+        if len(arguments) > 1:
+            die_with_parent(int(arguments[1]), signal.SIGTERM)
         return EXIT_CODES[supervise(RunFolder(Path(arguments[0])), [print_event]).state]
     except (JobError, RunError) as error:
         print(error, file=sys.stderr)

@@ -7,7 +7,6 @@ It never touches CUDA: a CUDA context does not survive a fork.
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -19,26 +18,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ..jobs.assignment import Assignment
 from ..jobs.worker import enter
+from .processes import count_threads, die_with_parent
 from .wire import Lines, encode
-
-PR_SET_PDEATHSIG = 1
-
-
-def threads() -> int:
-    """Threads of this process, those of native libraries too."""
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
-
-
-def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Ask the kernel for a signal when the parent dies; 0 takes the wish back."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 @dataclass
@@ -203,7 +188,7 @@ def prepare(modules: Sequence[str], rehearsal: bool) -> dict[str, str]:
     warm.preload()
     if rehearsal:
         warm.rehearse()
-    if threads() > 1:
+    if count_threads() > 1:
         raise ThreadStarted("torch")
     left_out: dict[str, str] = {}
     for module in modules:
@@ -211,7 +196,7 @@ def prepare(modules: Sequence[str], rehearsal: bool) -> dict[str, str]:
             import_module(module)
         except Exception as error:
             left_out[module] = f"{type(error).__name__}: {error}"
-        if threads() > 1:
+        if count_threads() > 1:
             raise ThreadStarted(module)
     gc.collect()
     gc.freeze()  # collections in the workers then leave these pages shared

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import shardwright as sw
-from shardwright.cluster.group import is_running
-from shardwright.cluster.handle import Handle
+from shardwright.cluster.handle import GRACE, Handle
 from shardwright.cluster.launch import load_run, resume, stop
+from shardwright.cluster.processes import is_running
 from shardwright.jobs.events import read
 from shardwright.jobs.run_folder import RunError, RunFolder
 from shardwright.jobs.spec import JobError
@@ -32,6 +32,7 @@ def job(folder: Path, steps: int) -> dict[str, Any]:
         "model": {"name": "gpt2", "preset": "tiny", "config": sizes},
         "data": {"name": "text", "path": str(text), "sequence_length": 16, "cache": str(folder / "cache")},
         "train": {"steps": steps, "global_batch": 4, "micro_batch": 2},
+        "checkpoint": {"every": 5 if steps > 1000 else 0},
         "parallel": {"zero": 3, "shard": WORKERS},
         "resources": {"workers": WORKERS, "device": "cpu"},
         "track": {"tensorboard": False},
@@ -98,22 +99,29 @@ def test_a_killed_and_a_stopped_worker_change_nothing(started):
     assert [event["source"] for event in read(struck.run.events) if event.kind == "restart"] == ["snapshot"] * 2
     assert weights(plain.run) == weights(struck.run)
     assert [step["loss"] for step in plain.metrics] == [step["loss"] for step in struck.metrics]
+    assert json.loads(struck.run.plan.read_text())["workers"] == WORKERS
     assert len(struck.metrics) == 40 and not any(map(is_running, workers(struck.run)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_wish_to_stop_leaves_a_run_that_goes_on(started, number):
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGINT, 5.0), (signal.SIGTERM, GRACE + 5), (signal.SIGHUP, 5.0)]
+)
+def test_a_wish_to_stop_leaves_a_run_that_goes_on(started, number, seconds):
     handle = started(10**6)
-    wait_for_step(handle.run, 3)
+    wait_for_step(handle.run, 6)  # behind the first checkpoint, in case that 5 seconds do not suffice for another
     pids = family(handle.run)
     os.kill(pids[0], number)
-    assert all_gone(pids, 5.0)
+    assert all_gone(pids, seconds)
     assert handle.status.state == "stopped"
     path = handle.checkpoint()
-    assert path is not None and read_manifest(path).step == handle.status.step
-    again = resume(handle.run.path, f"train.steps={handle.status.step + 2}")
+    assert path is not None
+    if number == signal.SIGTERM:
+        assert read_manifest(path).step == handle.status.step
+    steps = handle.status.step + 2
+    again = resume(handle.run.path, f"train.steps={steps}")
     assert again.wait(120).state == "finished"
     assert [event["source"] for event in read(handle.run.events) if event.kind == "resume"][-1] == "checkpoint"
+    assert again.status.step == steps and f"steps = {steps}" in handle.run.spec.read_text()
 
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["supervisor", "zygote"])
@@ -217,3 +225,21 @@ def test_a_supervisor_that_cannot_start_says_why(started, tmp_path):
         check=False,
     )
     assert second.returncode == 2 and "is live" in second.stderr and "Traceback" not in second.stderr
+
+
+def test_an_attached_run_ends_with_its_caller(tmp_path):
+    code = (
+        "import sys, json, shardwright as sw\n"
+        "handle = sw.run(json.loads(sys.argv[1]), attached=True)\nprint(handle.run.path, flush=True)\nhandle.wait()\n"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(job(tmp_path, 10**6))], stdout=subprocess.PIPE, text=True
+    )
+    assert caller.stdout is not None
+    run = RunFolder(Path(caller.stdout.readline().strip()))
+    wait_for_step(run, 2)
+    pids = family(run)
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    assert all_gone(pids, 30.0) and load_run(run.path).status.state == "stopped"

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from shardwright.cluster.call import RankFailure
 from shardwright.cluster.group import ZygoteDied
 from shardwright.cluster.pool import Pool
+from shardwright.cluster.processes import is_running
 from shardwright.trainers.world import Worker
 
 
@@ -80,14 +81,6 @@ def stay(worker: Worker, folder: str) -> None:
     time.sleep(600)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
@@ -143,7 +136,7 @@ def test_children_of_a_worker_die_with_it(ranks, tmp_path):
     note = tmp_path / "pid"
     with pytest.raises(RankFailure, match="late"):
         ranks(start_child, 1, deadline=3, note=str(note))
-    assert wait_for(lambda: not alive(int(note.read_text())))
+    assert wait_for(lambda: not is_running(int(note.read_text())))
 
 
 def test_a_flood_of_events_neither_blocks_nor_tears_the_result(ranks):
@@ -154,7 +147,7 @@ def test_nothing_survives_a_closed_pool(tmp_path):
     pool = Pool()
     assert pool.ready(60)
     pool.close()
-    assert not alive(pool.pid)
+    assert not is_running(pool.pid)
 
 
 @pytest.mark.parametrize("victim", ["zygote", "owner"])
@@ -170,9 +163,9 @@ def test_workers_die_with_the_zygote_and_with_its_owner(tmp_path, victim):
     zygote = int(owner.stdout.readline())
     assert wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
     workers = [int(path.name) for path in tmp_path.iterdir()]
-    assert all(alive(pid) for pid in workers)
+    assert all(is_running(pid) for pid in workers)
     os.kill(zygote if victim == "zygote" else owner.pid, signal.SIGKILL)
-    assert wait_for(lambda: not any(alive(pid) for pid in [zygote, *workers]))
+    assert wait_for(lambda: not any(is_running(pid) for pid in [zygote, *workers]))
     owner.wait(10)
     owner.stdout.close()
 
