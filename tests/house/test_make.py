@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 DECLARED = ("Makefile", "pyproject.toml", "setup.py", "lock.txt")
+OF_A_MAKE_AROUND = ("MAKE", "MFLAGS", "PYTHON", "ARGS", "INDEX", "FIND_LINKS")  # this may run inside `make test`
 
 
 @pytest.fixture
@@ -18,10 +19,14 @@ def checkout(root: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def surroundings() -> dict[str, str]:
+    """The environment of a person at a terminal."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OF_A_MAKE_AROUND)}
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """GNU make, as a person calls it."""
-    calm = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON"))}
-    return subprocess.run(["make", *arguments], cwd=folder, env=calm, text=True, capture_output=True)
+    return subprocess.run(["make", *arguments], cwd=folder, env=surroundings(), text=True, capture_output=True)
 
 
 def interpreter(folder: Path, name: str, script: str) -> str:
@@ -86,9 +91,8 @@ def test_ci_calls_make_test_with_the_environment_of_ci(root: Path, tmp_path: Pat
     shutil.copy(root / ".ci" / "run", copy)
     (tmp_path / "bin").mkdir()
     (tmp_path / "Makefile").write_text("test:\n\t@echo CI=$(CI)\n\t@exit 3\n")
-    for present in ("chromium",):
-        interpreter(tmp_path / "bin", present, "exit 0")
-    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    interpreter(tmp_path / "bin", "chromium", "exit 0")
+    environment = surroundings() | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run([copy / "run"], env=environment, text=True, capture_output=True)
     assert done.stdout.splitlines()[-1] == "CI=true"
     assert done.returncode == 2 and "Error 3" in done.stderr
