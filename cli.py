@@ -329,26 +329,26 @@ def run(asked: Namespace) -> int:
     from .cluster.launch import run
 
     if asked.dry_run:
-        asked.json = False
-        return plan(asked) or render(asked)
-    return follow(run(asked.job, *asked.overrides, on=asked.on))
+        from .cluster.plan import plan
+
+        print(plan(asked.job, *asked.overrides), end="\n\n")
+        return render(asked)
+    return follow(run(asked.job, *asked.overrides, on=asked.on, attached=True))
 
 
 def resume(asked: Namespace) -> int:
     """Go on with a run; also on another number of workers and another layout."""
     from .cluster.launch import resume
 
-    return follow(resume(asked.run, *asked.overrides, on=asked.on, folder=asked.folder))
+    return follow(resume(asked.run, *asked.overrides, on=asked.on, folder=asked.folder, attached=True))
 
 
 def follow(handle: "Handle") -> int:
     """Show a run until its end: 0 finished, 1 failed, 130 stopped. A wish to end this command ends the run."""
     from threading import Thread
 
-    from .cluster.view import watch
-
     print(f"run {handle.run.name} in {shortest(handle.run.path)}", flush=True)
-    view = Thread(target=watch, args=(handle.run, lambda: handle.live, sys.stdout))
+    view = Thread(target=show, args=(handle,))
     for wish in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(wish, signal.default_int_handler)
     view.start()
@@ -359,6 +359,16 @@ def follow(handle: "Handle") -> int:
     finally:
         view.join()
     return tell_end(handle)
+
+
+def show(handle: "Handle") -> None:
+    """The live view; a run goes on when nobody looks any more."""
+    from contextlib import suppress
+
+    from .cluster.view import watch
+
+    with suppress(BrokenPipeError):
+        watch(handle.run, lambda: handle.live, sys.stdout)
 
 
 def tell_end(handle: "Handle") -> int:

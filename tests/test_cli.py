@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -156,6 +159,15 @@ def test_render_prints_the_commands(here: Path, capsys: pytest.CaptureFixture[st
     assert list(here.iterdir()) == []
 
 
+def test_a_dry_run_is_plan_and_render(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = said(capsys, "run", "gpt", "--dry-run")
+    parts = said(capsys, "plan", "gpt"), said(capsys, "render", "gpt")
+    for part in parts:  # but for the memory that is free at the moment
+        assert {line for line in part.splitlines() if "available" not in line} <= set(whole.splitlines())
+    assert json.loads(said(capsys, "plan", "gpt", "--json"))["parameters"] == 842_496
+    assert list(here.iterdir()) == []
+
+
 def test_data_show_prints_what_the_model_sees(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "text").mkdir()
     (here / "text/a.txt").write_text("to be or not to be. " * 200)
@@ -252,6 +264,16 @@ def shardwright(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends the run of a process, whatever happens to the test."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+
+
 @pytest.mark.slow
 def test_a_run_is_stopped_resumed_and_asked(here: Path) -> None:
     (here / "a.txt").write_text("to be or not to be. " * 500)
@@ -259,14 +281,11 @@ def test_a_run_is_stopped_resumed_and_asked(here: Path) -> None:
     words = ("run", "gpt", *small, "resources.workers=2", "parallel.pipeline=1", "train.global_batch=4")
     run = [sys.executable, "-m", "shardwright", *words, "train.steps=100_000"]
     process = subprocess.Popen(run, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout
-    seen = ""
-    while "step 1/" not in seen:
-        line = process.stdout.readline()
-        assert line, seen
-        seen += line
-    process.send_signal(signal.SIGINT)
-    seen += process.communicate(timeout=60)[0]
+    with process, ending(process):
+        assert process.stdout
+        seen = next((line for line in process.stdout if re.search(r"  step [1-9]", line)), "no step")
+        process.send_signal(signal.SIGINT)
+        seen += process.communicate(timeout=60)[0]
     assert process.returncode == 130, seen
     assert "gpt-1: stopped at step" in seen and "shardwright resume" in seen
     (row,) = json.loads(shardwright("status", "--json", cwd=here).stdout)
