@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster.handle import Handle
-    from .jobs.check import Checked
     from .jobs.load import Loaded
     from .jobs.run_folder import RunFolder
-    from .trainers.options import DataOptions
 
 ABOUT = """\
 One job file trains any PyTorch model, sharded any way, and proves that the layout never changed the result.
@@ -470,9 +468,11 @@ def generate(asked: Namespace) -> int:
     """Let the newest checkpoint of a run continue a text."""
     from .cluster.code import on_path
     from .jobs.check import blaming, check_job
+    from .jobs.generate import continue_text
     from .jobs.load import load_resolved
     from .jobs.spec import JobError
     from .trainers.checkpoint.manifest import newest
+    from .trainers.data.dataset import open_data
 
     run = find_run(asked)
     checkpoint = newest(run.checkpoints)
@@ -482,28 +482,10 @@ def generate(asked: Namespace) -> int:
         job = load_resolved(run.spec)
         checked = check_job(job)
         with blaming(job):
-            print(continued(asked, job.spec.data, checked, checkpoint))
+            data = open_data(job.spec.data, checked.entry.data)
+            drawn = {"tokens": asked.tokens, "temperature": asked.temperature, "seed": asked.seed}
+            print(continue_text(checked, data, checkpoint, asked.prompt, **drawn))
     return 0
-
-
-def continued(asked: Namespace, options: "DataOptions", checked: "Checked", checkpoint: Path) -> str:
-    """The prompt and what the model adds to it."""
-    from .trainers.data.dataset import open_data
-    from .trainers.generate import generate
-    from .trainers.whole import whole_program
-
-    data = open_data(options, checked.entry.data)
-    program = whole_program(checked.entry, checked.config, checkpoint)
-    return generate(
-        program,
-        data.encode,
-        lambda ids: data.decode(ids) or "",
-        asked.prompt,
-        asked.tokens,
-        context=data.tokens_per_sample or 1,
-        temperature=asked.temperature,
-        seed=asked.seed,
-    )
 
 
 def data_prepare(asked: Namespace) -> int:
