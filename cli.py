@@ -545,7 +545,7 @@ def verify_model(asked: Namespace) -> int:
 
 def load(asked: Namespace) -> "Loaded":
     """The job that was asked for; its folder holds the user's own modules."""
-    from .cluster.launch import folder_of
+    from .cluster.code import folder_of
     from .jobs.load import load_job
 
     sys.path.insert(0, str(folder_of(asked.job)))

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
+
+from ..jobs.layers import find_source
 
 MAX_BYTES = 1 << 20  # of one file; what is larger is data, not code
 
@@ -33,6 +36,11 @@ def own_files(names: Sequence[str], folders: Sequence[Path]) -> Mapping[str, Pat
             files |= found
             waiting += [name for path in found.values() if path.suffix == ".py" for name in _imports(path)]
     return files
+
+
+def folder_of(job: str | Path | Mapping[str, Any]) -> Path:
+    """Where the user's own modules stand: beside the job file, or here."""
+    return Path.cwd() if isinstance(job, Mapping) else find_source(job).path.absolute().parent
 
 
 @contextmanager

@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..jobs.check import check_job, check_place
-from ..jobs.layers import find_source
+from ..jobs.check import BUILT_IN, check_job, check_place
 from ..jobs.load import Loaded, load_job, load_resolved
 from ..jobs.run_folder import RunError, find
 from ..jobs.spec import JobError
-from .code import on_path, own_files
+from .code import folder_of, on_path, own_files
 from .handle import Handle, Status
 from .launcher import Request, find_launcher
+from .plan import plan
 
 RUNS = "runs"
 Job = str | Path | Mapping[str, Any]
@@ -30,7 +30,27 @@ def render(job: Job, *overrides: str, on: str = "local") -> Request:
         loaded = load_job(job, overrides)
         check_job(loaded)
         check_place(loaded)
-    return find_launcher(on).render(loaded, None, own_files(own_names(loaded), [folder]))
+    return find_launcher(on).render(rooted(loaded), None, own_files(own_names(loaded), [folder]))
+
+
+def own_names(job: Loaded) -> list[str]:
+    """What a job names outside the catalog."""
+    return [name for name in (job.spec.model.name, job.spec.data.name) if ":" in name]
+
+
+def rooted(job: Loaded) -> Loaded:
+    """The job with paths that hold in any folder, since a run may be continued from another one."""
+    data, run = job.spec.data, job.spec.run
+    paths = {name: absolute(getattr(data, name)) for name in ("path", "cache")}
+    if data.tokenizer not in BUILT_IN:
+        paths["tokenizer"] = absolute(data.tokenizer)
+    spec = replace(job.spec, data=replace(data, **paths), run=replace(run, folder=absolute(run.folder)))
+    return replace(job, spec=spec)
+
+
+def absolute(path: str) -> str:
+    """A path (or glob) from the root; "" stays."""
+    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 def run(job: Job, *overrides: str, on: str = "local", attached: bool = False) -> Handle:
@@ -46,8 +66,6 @@ def run(job: Job, *overrides: str, on: str = "local", attached: bool = False) ->
         JobError: the job is wrong, or cannot run here.
         RunError: its run folder cannot be made.
     """
-    from .plan import plan  # it needs this module
-
     require_torch()
     planned = plan(job, *overrides)
     request = replace(render(job, *overrides, on=on), plan=planned.tree(), attached=attached)
@@ -93,16 +111,6 @@ def load_run(run: str | Path = "last", folder: str | Path = RUNS) -> Handle:
 def stop(run: str | Path = "last", folder: str | Path = RUNS) -> Status:
     """Let a run save and leave."""
     return load_run(run, folder).stop()
-
-
-def folder_of(job: Job) -> Path:
-    """Where the user's own modules stand: beside the job file, or here."""
-    return Path.cwd() if isinstance(job, Mapping) else find_source(job).path.absolute().parent
-
-
-def own_names(job: Loaded) -> list[str]:
-    """What a job names outside the catalog."""
-    return [name for name in (job.spec.model.name, job.spec.data.name) if ":" in name]
 
 
 def require_torch() -> None:

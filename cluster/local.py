@@ -29,7 +29,8 @@ from .handle import GRACE, HURRY, SUPERVISOR_LOG, Handle
 from .launcher import RUN, Process, Request
 from .pool import ZYGOTE_ENVIRONMENT, Pool
 from .processes import die_with_parent
-from .supervisor import TASK, Listener, Order, Outcome, Supervisor
+from .record import Listener
+from .supervisor import TASK, Order, Outcome, Supervisor
 
 PRELOAD = ("shardwright.jobs.train",)
 EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 130}

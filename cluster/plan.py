@@ -20,9 +20,8 @@ from ..trainers.memory import MemoryPlan, states, total
 from ..trainers.memory_moments import FULL
 from ..trainers.memory_pieces import Sizes, stages
 from ..trainers.portions import BACKWARD, total_steps
-from .code import on_path
+from .code import folder_of, on_path
 from .devices import choose_device, count_gpus
-from .launch import folder_of
 from .plan_text import describe
 
 

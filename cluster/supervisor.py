@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..jobs.assignment import Assignment
-from ..jobs.events import Event, EventFile, file_name
+from ..jobs.events import file_name
 from ..jobs.run_folder import RunFolder
 from ..jobs.spec import RecoveryOptions
 from ..jobs.worker import DUMP_STACKS
@@ -21,12 +21,12 @@ from .call import listen_to_the_end
 from .failure import Casualty, failure_block
 from .group import Group, ZygoteDied
 from .policy import GiveUp, Stand, decide, newest
+from .record import Listener, Record
 from .shared_memory import SharedMemory
 from .watch import Watch
 
 LAST_WORDS = 0.3  # seconds that the other ranks get to report after the first exception
 TASK = "shardwright.jobs.train:train"  # returns "finished" or "stopped"
-Listener = Callable[[Event], None]
 Start = Callable[[Sequence[Assignment]], Group]
 
 
@@ -96,11 +96,9 @@ class Supervisor:
     def __init__(self, order: Order, start: Start, listeners: Sequence[Listener] = ()) -> None:
         self._order = order
         self._start = start
-        self._listeners = listeners
+        self._record = Record(order.run, listeners)
         self._failures: list[list[Casualty]] = []
         self._grace: float | None = None
-        self._attempt = order.run.next_attempt() - 1
-        self._record: EventFile | None = None
         self._memory = SharedMemory() if order.recovery.snapshot_every else None
         self.state: State = Starting(newest(None, self._checkpoint()))
 
@@ -110,8 +108,7 @@ class Supervisor:
     def __exit__(self, *error: object) -> None:
         if isinstance(self.state, Running | Stopping):
             self.state.group.kill()
-        if self._record is not None:
-            self._record.close()
+        self._record.close()
         if self._memory is not None:
             self._memory.close()
 
@@ -144,12 +141,11 @@ class Supervisor:
         """Fork an attempt, unless a stop came first."""
         if self._grace is not None:
             return self._end(Outcome("stopped", state.stand.step))
-        self._attempt += 1
-        order, attempt = self._order, self._attempt
-        self._open_record()
+        self._record.next_attempt()
+        order, attempt = self._order, self._record.attempt
         if self._failures:
-            self._tell("restart", attempt=attempt, from_step=state.stand.step, source=state.stand.source)
-        self._tell("attempt", attempt=attempt, world_size=order.world_size, layout=order.layout)
+            self._record.tell("restart", attempt=attempt, from_step=state.stand.step, source=state.stand.source)
+        self._record.tell("attempt", attempt=attempt, world_size=order.world_size, layout=order.layout)
         watch = Watch(range(order.world_size), time.monotonic(), lambda rank: str(order.run.log(attempt, rank)))
         try:
             return Running(self._start([self._assignment(rank) for rank in range(order.world_size)]), watch)
@@ -158,7 +154,7 @@ class Supervisor:
             return self._give_up("no worker could be started", watch)
 
     def _assignment(self, rank: int) -> Assignment:
-        order, run, attempt = self._order, self._order.run, self._attempt
+        order, run, attempt = self._order, self._order.run, self._record.attempt
         memory = self._memory.of(rank) if self._memory is not None else None
         return Assignment(
             task=order.task,
@@ -215,7 +211,7 @@ class Supervisor:
         if message is not None:
             watch.note(message, time.monotonic())
             if message.kind not in ("result", "halted", "gone"):
-                self._pass_on(message.rank, message.fields)
+                self._record.hear(message.rank, message.fields)
 
     def _blame_silent(self, group: Group, watch: Watch, silent: Sequence[int]) -> None:
         group.signal(DUMP_STACKS, silent)
@@ -228,7 +224,7 @@ class Supervisor:
         if group.alive:
             listen_to_the_end(group, watch)
         for casualty in watch.casualties:
-            self._tell("death", **_death(casualty, group))
+            self._record.tell("death", **_death(casualty, group))
         self._failures.append(watch.casualties)
         if self._grace is not None:
             return self._end(Outcome("stopped", watch.step))
@@ -239,38 +235,20 @@ class Supervisor:
         return Starting(decision.stand)
 
     def _give_up(self, reason: str, watch: Watch) -> Ended:
-        title = f"run {self._order.run.name} failed in attempt {self._attempt}: {reason}"
+        title = f"run {self._order.run.name} failed in attempt {self._record.attempt}: {reason}"
         report = failure_block(title, watch.casualties, self._order.resume)
-        self._tell("give_up", reason=reason, report=report)
+        self._record.tell("give_up", reason=reason, report=report)
         return Ended(Outcome("failed", watch.step, report))
 
     def _end(self, outcome: Outcome) -> Ended:
-        if self._record is None:  # stopped before the first attempt
-            self._attempt += 1
-            self._open_record()
-        self._tell(outcome.state, step=outcome.step)
+        if not self._record.begun:  # stopped before the first attempt
+            self._record.next_attempt()
+        self._record.tell(outcome.state, step=outcome.step)
         return Ended(outcome)
 
     def _checkpoint(self) -> int | None:
         path = newest_checkpoint(self._order.run.checkpoints)
         return read_manifest(path).step if path is not None else None
-
-    def _open_record(self) -> None:
-        if self._record is not None:
-            self._record.close()
-        self._record = EventFile(self._order.run.events / file_name(self._attempt, None))
-
-    def _tell(self, kind: str, /, **fields: Any) -> None:
-        """Record an event of our own and let the listeners hear it."""
-        if self._record is not None:
-            self._record(kind, **fields)
-        self._pass_on(None, {"t": time.time(), "kind": kind, **fields})
-
-    def _pass_on(self, rank: int | None, record: Mapping[str, Any]) -> None:
-        fields = {name: value for name, value in record.items() if name not in ("t", "kind")}
-        event = Event(record["t"], record["kind"], self._attempt, rank, fields)
-        for listener in self._listeners:
-            listener(event)
 
 
 def _death(casualty: Casualty, group: Group) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Progress:
     """Where a rank is."""
 
     heard: float  # the clock at its last sign of life
+    host: str = ""
     phase: str = ""
     step: int = 0
     longest: float = 0.0  # seconds of its longest step; 0: none yet
@@ -62,6 +63,8 @@ class Watch:
         progress, fields = self._progress[message.rank], message.fields
         progress.heard = now
         match message.kind:
+            case "start":
+                progress.host = fields["host"]
             case "phase":
                 progress.phase = fields["name"]
             case "resume":
@@ -82,7 +85,13 @@ class Watch:
         """Count a rank as a casualty, unless it is one."""
         progress = self._progress[rank]
         casualty = Casualty(
-            rank, cause, phase=progress.phase, step=progress.step, message=message, log=self._log_of(rank)
+            rank,
+            cause,
+            progress.host,
+            phase=progress.phase,
+            step=progress.step,
+            message=message,
+            log=self._log_of(rank),
         )
         self._casualties.setdefault(rank, casualty)
 
