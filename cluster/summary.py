@@ -120,7 +120,7 @@ def _failures(found: dict[str, Any]) -> str:
 def _sample(sample: dict[str, str] | None) -> str:
     if sample is None:
         return ""
-    written = f"{sample['prompt']}{sample['text']}"
+    written = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in f"{sample['prompt']}{sample['text']}")
     return written if len(written) <= SAMPLE else f"{written[:SAMPLE]}…"
 
 

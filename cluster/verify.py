@@ -14,6 +14,7 @@ from .pool import Pool
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "tensor2", "pipeline2", "zero3x2_tensor2_pipeline2")
 TOLERANCE = 1e-5  # of the loss, of gradients relative to the largest one, and of the weights
+NOT_FINITE = "a loss, a gradient or a weight is not finite, or is missing on one side"
 DEADLINE = 300.0  # seconds of one strategy
 
 
@@ -137,5 +138,6 @@ def judge(pool: Pool, strategy: str, world_size: int, payload: Mapping[str, Any]
     except RankFailure as error:
         return Verdict(strategy, world_size, None, None, None, None, ok=False, reason=str(error))
     loss, gradient, weight, update = (differences[name] for name in ("loss", "gradient", "weight", "update"))
-    ok = all(value <= TOLERANCE for value in (loss, gradient, weight, update))
-    return Verdict(strategy, world_size, loss, gradient, weight, update, ok)
+    figures = (loss, gradient, weight, update)
+    ok = all(value is not None and value <= TOLERANCE for value in figures)  # what is not finite travels as null
+    return Verdict(strategy, world_size, loss, gradient, weight, update, ok, NOT_FINITE if None in figures else "")
