@@ -41,7 +41,7 @@ def own_names(job: Loaded) -> list[str]:
 def rooted(job: Loaded) -> Loaded:
     """The job with paths that hold in any folder, since a run may be continued from another one."""
     data, run = job.spec.data, job.spec.run
-    paths = {name: absolute(getattr(data, name)) for name in ("path", "cache")}
+    paths: dict[str, Any] = {name: absolute(getattr(data, name)) for name in ("path", "cache")}
     if data.tokenizer not in BUILT_IN:
         paths["tokenizer"] = absolute(data.tokenizer)
     spec = replace(job.spec, data=replace(data, **paths), run=replace(run, folder=absolute(run.folder)))

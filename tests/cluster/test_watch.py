@@ -26,10 +26,12 @@ def test_results_end_a_rank(watch):
 
 
 def test_a_death_knows_phase_and_step(watch):
+    say(watch, 1, "start", host="node3")
     say(watch, 1, "phase", name="eval")
     say(watch, 1, "step", step=9, seconds=0.1)
     say(watch, 1, "gone", code=-9)
     (dead,) = watch.casualties
+    assert dead.host == "node3"
     assert (dead.rank, dead.cause, dead.phase, dead.step, dead.log) == (1, "signal 9 (SIGKILL)", "eval", 9, "log-1")
     assert watch.conclusive and watch.step == 9
 
