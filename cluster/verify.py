@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..models.catalog import configure, find
@@ -10,6 +11,7 @@ from ..models.entry import Entry
 from ..trainers.layout import Layout, parse_strategy, refusal
 from ..trainers.options import OptimizerOptions
 from .call import RankFailure
+from .code import on_path
 from .pool import Pool
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "tensor2", "pipeline2", "zero3x2_tensor2_pipeline2")
@@ -88,16 +90,17 @@ def verify(
             STRATEGIES that the entry can be laid out for.
         data: "package.module:object", for an entry that reads samples of its own.
         optimizer: the job's own; AdamW with the defaults.
-        paths: where the workers find the user's modules.
+        paths: where the user's modules are found.
         found: called with each verdict as it comes.
 
     Raises:
         ValueError: a strategy's name, the model or its sizes are wrong, or the model cannot be split so.
     """
-    entry = find(model)
-    sizes = configure(entry, preset, config or {})
-    asked = possible(entry, sizes) if strategies is None else strategies
-    layouts = {name: checked(entry, sizes, name) for name in asked}
+    with on_path([Path(path) for path in paths]):
+        entry = find(model)
+        sizes = configure(entry, preset, config or {})
+        asked = possible(entry, sizes) if strategies is None else strategies
+        layouts = {name: checked(entry, sizes, name) for name in asked}
     payload = {
         "model": model,
         "preset": preset,
