@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..trainers.layout import AXES
+from ..trainers.layout import AXES, Layout
 from ..trainers.memory import UNITS, human, total
 from ..trainers.memory_moments import Term
 
@@ -55,26 +55,34 @@ def _mesh(plan: "LaunchPlan") -> Iterator[str]:
     yield f"{layout.world_size} {workers} on {plan.device} = {plan.mesh}{schedule}"
     axes = [axis for axis in AXES if layout.degrees[axis] > 1]
     if axes:
-        yield " ".join(f"{name:>9}" for name in ("rank", *axes))
+        yield _row("rank", *axes)
         for rank in _shown(layout.world_size):
-            place = layout.place(rank)
-            cells = [rank, *(getattr(place, axis) for axis in axes)] if rank >= 0 else ["..."] * (1 + len(axes))
-            yield " ".join(f"{cell:>9}" for cell in cells)
+            yield _row(*["..."] * (1 + len(axes))) if rank is None else _row(rank, *_coordinates(layout, rank, axes))
     if layout.pipeline > 1:
         for stage, units in enumerate(plan.stages):
             yield f"stage {stage} holds {units[0]}" + (f" to {units[-1]}" if len(units) > 1 else "")
 
 
-def _shown(world_size: int) -> Sequence[int]:
-    """Ranks that are listed; -1 stands for those left out."""
-    return range(world_size) if world_size <= RANKS else [*range(RANKS - 2), -1, world_size - 1]
+def _row(*cells: object) -> str:
+    return " ".join(f"{cell!s:>9}" for cell in cells)
+
+
+def _coordinates(layout: Layout, rank: int, axes: Sequence[str]) -> list[int]:
+    place = layout.place(rank)
+    return [getattr(place, axis) for axis in axes]
+
+
+def _shown(world_size: int) -> Sequence[int | None]:
+    """Ranks that are listed; None stands for those left out."""
+    return range(world_size) if world_size <= RANKS else [*range(RANKS - 2), None, world_size - 1]
 
 
 def _step(plan: "LaunchPlan") -> Iterator[str]:
     ranks = f"{plan.layout.data} data rank{'s' * (plan.layout.data > 1)}"
     micro = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)}"
-    origin = "" if plan.settled else ' (train.micro_batch = "auto": an estimate, settled by a probe step)'
-    yield f"{plan.global_batch} samples = {ranks} x {micro} x {plan.micro_batch} samples{origin}"
+    yield f"{plan.global_batch} samples = {ranks} x {micro} x {plan.micro_batch} samples"
+    if not plan.settled:
+        yield 'the micro-batch is an estimate, settled by a probe step (train.micro_batch = "auto")'
     if plan.tokens:
         yield f"{plan.global_batch * plan.tokens:,} tokens"
     yield f"{amount(plan.flops, 'FLOP')} (3 x forward)" if plan.flops else "FLOPs unknown: the entry has no flops"

@@ -67,9 +67,9 @@ class Entry:
     flops: Callable[[Any, int], float] | None = None  # (config, tokens per sample): forward FLOPs of one sample
     activations: Callable[[Any, int, int, int], int] | None = None
     # (config, samples, tokens, bytes per element): bytes that one unit keeps for backward
-    ends: Callable[[Any, int, int, int], int] | None = None
-    # likewise: bytes that the last unit keeps, the loss included, where first and last are not like the others; the
-    # first unit's output is kept by the second as its input
+    ends: Callable[[Any, int, int, int], tuple[int, int]] | None = None
+    # likewise, where first and last unit are not like the others: bytes that the last one keeps, the loss included, and
+    # bytes more that its backward needs before its weights have gradients; the first one's output is the second's input
     units: Callable[[Any], tuple[Unit, ...]] | None = None  # in order; None: the whole Program is one unit
     boundary: Callable[[Any, int, int], tuple[tuple[Shape, str], ...]] | None = None
     # (config, samples, tokens): shape and dtype name ("compute" for the run's) of each tensor between two units

@@ -91,9 +91,11 @@ def activations(entry: Entry, config: Any, samples: int, tokens: int, dtype: str
     """What forward keeps of one micro-batch; zeros for what the entry does not declare."""
     element = COMPUTE[dtype]
     boundary = entry.boundary(config, samples, tokens) if entry.boundary else ()
+    ends, passing = entry.ends(config, samples, tokens, element) if entry.ends else (0, 0)
     return Activations(
         unit=entry.activations(config, samples, tokens, element) if entry.activations else 0,
-        ends=entry.ends(config, samples, tokens, element) if entry.ends else 0,
+        ends=ends,
+        passing=passing,
         boundary=sum(prod(shape) * BYTES.get(name, element) for shape, name in boundary),
         batch=samples * (tokens * TOKEN + SAMPLE) if tokens else 0,
     )

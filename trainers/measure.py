@@ -1,7 +1,7 @@
-"""How many bytes do a rank's tensors take, now and at most? Counted on the CPU, asked of the allocator on a GPU.
+"""How many bytes do a rank's tensors take, now and at most? Counted storage by storage, to check the formulas with.
 
-On a CPU every storage is counted that an operation reads or writes: gathered parameters, gradients, reduce buffers
-and activations among them, each once however many tensors view it. What a library allocates for itself is not seen.
+Every storage is counted that an operation reads or writes: gathered parameters, gradients, reduce buffers and
+activations among them, each once however many tensors view it. What a library allocates for itself is not seen.
 """
 
 import time
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -80,10 +81,10 @@ class Ledger(TorchDispatchMode):
 
     def _settle(self) -> None:
         """fully_shard frees and makes gathered parameters by resizing their storage, which is no operation."""
-        for key, (reference, _) in list(self._storages.items()):
+        for key, (reference, before) in list(self._storages.items()):
             storage = reference()
-            if storage is not None:
-                self._resize(key, storage.nbytes())
+            if storage is not None and (size := storage.nbytes()) != before:
+                self._resize(key, size)
 
     def _resize(self, key: int, size: int) -> None:
         reference, before = self._storages[key]
@@ -163,20 +164,12 @@ def measure_step(
     )
 
 
-def peak_bytes(device: torch.device) -> int | None:
-    """The most bytes of tensors on a GPU since `start_peak`; None on a CPU, whose allocator does not count."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def start_peak(device: torch.device) -> None:
-    """Start a new peak."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def worker_bytes(device: torch.device, workers: int) -> int | None:
-    """Bytes that one of this machine's workers may use: a GPU's free memory, or its share of the CPU's."""
-    if device.type != "cuda":
-        return available_for_worker(workers)
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
+    """Bytes that each of this machine's workers may use: a GPU's free memory, or a share of the CPU's; None if unknown.
+
+    Collective, and equal on every rank: the least that any of them sees, for all must choose the same micro-batch.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_for_worker(workers)
+    least = torch.tensor(-1 if free is None else free, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return None if least < 0 else int(least)

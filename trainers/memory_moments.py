@@ -167,6 +167,7 @@ def _replica(rank: Rank) -> Iterator[Moment]:
             *_activations(rank, max(rank.kept.reached, default=0), busiest),
         ),
     )
+    yield Moment("loss", _some(*base, *_activations(rank, rank.kept.loss, busiest)))
     late = rank.elements * rank.compute if rank.compute != FULL and rank.micro_batches > 1 else 0
     undone = Term("bf16 gradients", late, f"{rank.compute}/{FULL} P, cast last")
     yield Moment("end of backward", _some(*base, undone, *_both(tied, times=3)))
@@ -192,6 +193,8 @@ class Walk:
 
     def moments(self) -> Iterator[Moment]:
         """Its moments, in order."""
+        if self.rank.kept.loss:
+            yield self._moment("loss", None, ahead=self.rank.pieces[:1] if self.zero == 3 else ())
         for index, piece in enumerate(self.rank.pieces):
             self.open.append(piece)
             yield self._moment(f"backward of {piece.label}", index, ahead=self._ahead(index))
@@ -216,11 +219,12 @@ class Walk:
     def _moment(
         self,
         name: str,
-        index: int,
+        index: int | None,
         reducing: Piece | None = None,
         ahead: Sequence[Piece] = (),
         more: tuple[Term, ...] = (),
     ) -> Moment:
+        reached = self.rank.kept.loss if index is None else self.rank.kept.reached[index]
         terms = (
             *_persistent(self.rank),
             self._gathered(reducing, ahead),
@@ -228,7 +232,7 @@ class Walk:
             *more,
             self._buffers(reducing),
             self._replicas(),
-            *_activations(self.rank, self.rank.kept.reached[index], self.micro_batch),
+            *_activations(self.rank, reached, self.micro_batch),
             *_batch(self.rank),
         )
         return Moment(name, _some(*terms))
@@ -239,7 +243,7 @@ class Walk:
             label = " + ".join([*(p.label for p in pieces), *(f"{p.label} ahead" for p in ahead)])
             pieces += ahead
         else:
-            gone = [*self.done, reducing] if self.last else []
+            gone = [*self.done, *([reducing] if reducing else [])] if self.last else []
             pieces = [piece for piece in self.rank.pieces if piece not in gone]
             label = "what is not done" if gone else "all"
         size = sum(gathered_elements(self.rank, piece) for piece in pieces) * self.rank.compute

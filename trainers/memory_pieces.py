@@ -38,6 +38,7 @@ class Activations:
 
     unit: int = 0  # kept by one unit for backward
     ends: int = 0  # kept by the last unit, the loss included
+    passing: int = 0  # needed more by its backward, before its weights have gradients
     boundary: int = 0  # the tensors between two units
     batch: int = 0  # inputs and targets
 
@@ -65,6 +66,7 @@ class Kept:
 
     reached: tuple[int, ...]  # alive when its backward reaches each piece
     waiting: int  # of a micro-batch whose backward has not begun
+    loss: int  # alive when its backward begins, on the stage that holds the loss; 0 elsewhere
 
 
 def stages(sizes: Sizes, pipeline: int) -> list[tuple[str, ...]]:
@@ -172,7 +174,9 @@ def kept(
         until = max((units.index(unit) for unit in piece.units), default=len(each) - 1)
         again = max(each[: until + 1]) if recompute and units else 0
         reached.append(sum(stored[: until + 1]) + again)
-    return Kept(tuple(reached), sum(stored))
+    again = max(each) if recompute and units else 0
+    last = units[-1:] == sizes.units[-1:]
+    return Kept(tuple(reached), sum(stored), sum(stored) + again + activations.passing if last else 0)
 
 
 def _unit_bytes(unit: str, sizes: Sizes, activations: Activations) -> int:

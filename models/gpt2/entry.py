@@ -108,14 +108,15 @@ def activations(config: GPT2Config, samples: int, tokens: int, element: int) -> 
     return samples * tokens * (token + 2 * config.width + square) + tokens * tokens
 
 
-def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> int:
-    """Bytes that the head keeps for backward: the norm's input and output, and one chunk of fp32 log-probabilities.
+def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> tuple[int, int]:
+    """Bytes that the head keeps for backward, and that the loss's backward needs more for a moment.
 
-    Two gradients of that chunk stand beside it for a moment, so it counts three times.
+    Kept are the norm's input and output and one chunk of fp32 log-probabilities; its gradient is passed on through two
+    tensors of that size.
     """
     rows = samples * tokens
-    logits = min(rows, max(1, LOGITS // config.vocab_size)) * config.vocab_size
-    return rows * (2 * config.width * element + 2 * 4) + 3 * 4 * logits
+    chunk = 4 * config.vocab_size * min(rows, max(1, LOGITS // config.vocab_size))
+    return rows * (2 * config.width * element + 2 * 4) + chunk, 2 * chunk
 
 
 def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape, str], ...]:
