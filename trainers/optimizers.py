@@ -59,14 +59,15 @@ class ShardedOptimizer:
         decay = [group["weight_decay"] for group in self.rule.param_groups]
         for group in self.rule.param_groups:
             group["weight_decay"] = 0.0  # SGD adds it to the gradient, and so to the momentum
-        for parameter in self.parameters.values():
-            parameter.grad = torch.zeros_like(parameter)
-        self.step(lr=0.0)
+            group["lr"] = 0.0
+        for leaf in self.leaves.values():
+            leaf.grad = torch.zeros_like(leaf)
+        self.rule.step()
         self.set_steps(0)
         for group, value in zip(self.rule.param_groups, decay, strict=True):
             group["weight_decay"] = value
-        for name, leaf in self.leaves.items():
-            self.parameters[name].grad = leaf.grad = None
+        for leaf in self.leaves.values():
+            leaf.grad = None
 
 
 def decay_groups(

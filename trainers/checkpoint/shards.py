@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from .slot_file import Stamp
@@ -54,11 +55,15 @@ class Shards:
 
 def signature(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """32 bytes that differ when names, order, shapes, dtypes, placements or the mesh differ."""
-    return sha256(json.dumps([[name, *_describe(tensor)] for name, tensor in tensors.items()]).encode()).digest()
+    sharded = [tensor for tensor in tensors.values() if isinstance(tensor, DTensor)]
+    meshes = {mesh: mesh.mesh.tolist() for mesh in {tensor.device_mesh for tensor in sharded}}  # asking is slow
+    described = [[name, *_describe(tensor, meshes)] for name, tensor in tensors.items()]
+    return sha256(json.dumps(described).encode()).digest()
 
 
-def _describe(tensor: torch.Tensor) -> list[object]:
+def _describe(tensor: torch.Tensor, meshes: Mapping[DeviceMesh, list[object]]) -> list[object]:
     described: list[object] = [list(tensor.shape), str(tensor.dtype)]
     if isinstance(tensor, DTensor):
-        return [*described, str(tensor.placements), tensor.device_mesh.mesh.tolist(), list(tensor.to_local().shape)]
+        mesh = meshes[tensor.device_mesh]
+        return [*described, str(tensor.placements), mesh, list(tensor.to_local().shape)]
     return described
