@@ -1,21 +1,21 @@
 """What does a worker of a run do? It reads the run's own record and hands its values to the trainer."""
 
-import json
 from pathlib import Path
 
 import torch.distributed as dist
 
 from ..trainers.checkpoint.manifest import newest
-from ..trainers.data.dataset import Data, open_data
+from ..trainers.data.dataset import Data
 from ..trainers.estimate import Portions, estimate_micro_batch
 from ..trainers.loop import train as train_loop
 from ..trainers.measure import worker_bytes
 from ..trainers.session import Session, Training
 from ..trainers.world import Worker
 from .check import Checked, check_job
+from .data import facts, open_run_data, record
 from .generate import continue_text
 from .load import Loaded, load_resolved
-from .run_folder import RunFolder, publish
+from .run_folder import RunFolder
 
 PROMPT, SAMPLE = 32, 160  # tokens of a run's own sample: held-out text that it begins with, and what it adds
 
@@ -26,8 +26,10 @@ def train(worker: Worker, run: str) -> str:
     job = load_resolved(folder.spec)
     checked = check_job(job)
     worker.tell("phase", name="data")
-    data = open_data(job.spec.data, checked.entry.data)
-    record(worker, data, folder)
+    data = open_run_data(folder, job.spec.data, checked.entry.data)
+    if worker.rank == 0:
+        worker.tell("data", **facts(data))
+        record(folder, job.spec.data, data)
     available = worker_bytes(worker.device, worker.world_size)
     session = Session(worker, training(job, checked, data, folder, available))
     reason = train_loop(session)
@@ -36,22 +38,6 @@ def train(worker: Worker, run: str) -> str:
         if worker.rank == 0:
             sample(worker, checked, data, folder)
     return reason
-
-
-def record(worker: Worker, data: Data, folder: RunFolder) -> None:
-    """Rank 0 tells what is known of the data, and writes every source file with its hash beside the job."""
-    if worker.rank:
-        return
-    facts = {
-        "identity": data.identity,
-        "summary": dict(data.summary),
-        "vocab_size": data.vocab_size,
-        "tokens_per_sample": data.tokens_per_sample,
-        "bytes_per_token": data.bytes_per_token,
-        "unigram_entropy": data.unigram_entropy,
-    }
-    worker.tell("data", **facts)
-    publish(folder.path / "data.json", json.dumps({**facts, "files": [dict(file) for file in data.files]}, indent=1))
 
 
 def sample(worker: Worker, checked: Checked, data: Data, folder: RunFolder) -> None:

@@ -106,10 +106,10 @@ def prepare(options: DataOptions, progress: Progress = silent, workers: int | No
     source = read_source(options, cache, progress)
     identity = _identity(options, source)
     folder = cache / f"{options.name}-{identity[:16]}"
-    found = _open(folder)
+    found = reopen(folder)
     if found is None:
         with _lock(cache / f"{folder.name}.lock"):
-            found = _open(folder) or _pack(options, source, identity, folder, progress, workers)
+            found = reopen(folder) or _pack(options, source, identity, folder, progress, workers)
     return found
 
 
@@ -123,7 +123,7 @@ def _identity(options: DataOptions, source: Source) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
-def _open(folder: Path) -> PackedText | None:
+def reopen(folder: Path) -> PackedText | None:
     """The folder if it is published and every shard has the size it was published with."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
