@@ -1,15 +1,16 @@
-"""What does layout-proof dropout cost beside torch's own? Forward, 131k elements; one JSON line, medians.
+"""What does layout-proof dropout cost beside torch's own? Forward, 131k elements.
 
-Both alternate in one run. python benchmarks/draw.py [--runs 300]
+Both alternate in one run of one thread; the draws alone are timed too.
+
+python benchmarks/draw.py [--runs 300]
 """
 
 import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from figure import Figure, report, spread
 from shardwright.models.draw import draw, dropout, keys
 from torch.nn import functional as F
 
@@ -24,8 +25,8 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def measure(runs: int) -> dict[str, object]:
-    """Median times, and the median of the ratios of neighbouring calls."""
+def measure(runs: int) -> Figure:
+    """The median of the ratios of neighbouring calls."""
     x, key = torch.randn(SHAPE), keys(0, 0, torch.arange(SHAPE[0]))
     calls = {
         "torch": lambda: F.dropout(x, 0.1),
@@ -36,15 +37,9 @@ def measure(runs: int) -> dict[str, object]:
     for _ in range(runs):
         for name, call in calls.items():
             times[name].append(milliseconds(call))
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(times["ours"], times["torch"], strict=True))
-    return {
-        "benchmark": "dropout",
-        "elements": x.numel(),
-        "milliseconds": {name: round(statistics.median(values), 3) for name, values in times.items()},
-        "ratio": round(ratio, 3),
-        "target": TARGET,
-        "ok": ratio <= TARGET,
-    }
+    ratios = spread([ours / theirs for ours, theirs in zip(times["ours"], times["torch"], strict=True)])
+    detail = ratios | {"milliseconds": {name: spread(values) for name, values in times.items()}}
+    return Figure("draw", f"dropout / F.dropout, {x.numel()} elements", ratios["median"], "x", TARGET, detail=detail)
 
 
 def main() -> None:
@@ -52,9 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=300)
     torch.set_num_threads(1)
-    figure = measure(parser.parse_args().runs)
-    print(json.dumps(figure))
-    raise SystemExit(not figure["ok"])
+    report([measure(parser.parse_args().runs)])
 
 
 if __name__ == "__main__":
