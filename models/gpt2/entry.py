@@ -111,12 +111,17 @@ def activations(config: GPT2Config, samples: int, tokens: int, element: int) -> 
 def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> tuple[int, int]:
     """Bytes that the head keeps for backward, and that the loss's backward needs more for a moment.
 
-    Kept are the norm's input and output and one chunk of fp32 log-probabilities; its gradient is passed on through two
-    tensors of that size.
+    Kept are the norm's input and output, and the fp32 log-probabilities where they are one chunk; their gradient is
+    passed on through two tensors of that size. Several chunks are made anew, one at a time, beside the weight's fp32
+    gradient: two tensors of a chunk, or one and what is added to that gradient.
     """
-    rows = samples * tokens
-    chunk = 4 * config.vocab_size * min(rows, max(1, LOGITS // config.vocab_size))
-    return rows * (2 * config.width * element + 2 * 4) + chunk, 2 * chunk
+    rows, most = samples * tokens, max(1, LOGITS // config.vocab_size)
+    chunk = 4 * config.vocab_size * min(rows, most)
+    states = rows * (2 * config.width * element + 2 * 4)
+    if rows <= most:
+        return states + chunk, 2 * chunk
+    weight = 4 * config.vocab_size * config.width
+    return states, chunk + weight + max(chunk, weight)
 
 
 def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape, str], ...]:
