@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, Any]:
     }
 
 
-def report(figures: Sequence[Figure]) -> None:
-    """Print the figures and leave, with exit code 1 when one misses its bound."""
+def report(figures: Iterable[Figure]) -> NoReturn:
+    """Print each figure as it comes and leave, with exit code 1 when one missed its bound."""
+    missed = False
     for figure in figures:
         print(figure.to_json(), flush=True)
-    sys.exit(any(figure.ok is False for figure in figures))
+        missed |= figure.ok is False
+    sys.exit(missed)

@@ -8,7 +8,7 @@ python benchmarks/step.py [--rounds 20] [--block 10]
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -98,21 +98,23 @@ def divided(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [mine / peer for mine, peer in zip(ours, theirs, strict=True)]
 
 
+def race(sizes: Sequence[str], rounds: int, block: int) -> Iterator[Figure]:
+    """The figures of each size of the model."""
+    length = f"train.steps={(rounds + 1) * block}"
+    with Pool(["shardwright.jobs.train"], paths=[str(Path(__file__).parent)]) as pool:
+        for size in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                yield from figures(size, run_race(pool, [*LAYOUT, *SIZES[size], length], block, Path(folder)))
+
+
 def main() -> None:
-    """Race over each size of the model."""
+    """Race over each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--block", type=int, default=10)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     asked = parser.parse_args()
-    length = f"train.steps={(asked.rounds + 1) * asked.block}"
-    made: list[Figure] = []
-    with Pool(["shardwright.jobs.train"], paths=[str(Path(__file__).parent)]) as pool:
-        for size in asked.sizes:
-            with tempfile.TemporaryDirectory() as folder:
-                found = run_race(pool, [*LAYOUT, *SIZES[size], length], asked.block, Path(folder))
-            made += figures(size, found)
-    report(made)
+    report(race(asked.sizes, asked.rounds, asked.block))
 
 
 if __name__ == "__main__":
