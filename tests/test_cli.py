@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from shardwright.cli import main, read_words
+from shardwright.cli import main, read
 from shardwright.jobs.load import load_job
 from shardwright.jobs.run_folder import RunFolder, create
 from shardwright.jobs.show import to_toml
@@ -66,7 +66,7 @@ def test_each_verb_explains_itself_with_examples(verb: list[str], capsys: pytest
     assert left.value.code == 0
     assert f"usage: shardwright {' '.join(verb)}" in text and f"\n  shardwright {' '.join(verb)}" in text
     for line in text.partition("examples:\n")[2].splitlines():
-        read_words(shlex.split(line.partition(" > ")[0])[1:])
+        read(shlex.split(line.partition(" > ")[0])[1:])
 
 
 def test_help_lists_each_verb_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,9 +89,9 @@ def test_words_of_no_form_leave_with_two(words: list[str], capsys: pytest.Captur
 
 
 def test_values_may_stand_on_both_sides_of_an_option() -> None:
-    asked = read_words(["run", "gpt", "train.steps=1", "--dry-run", "train.clip=2", "optimizer.lr=3"])
+    asked = read(["run", "gpt", "train.steps=1", "--dry-run", "train.clip=2", "optimizer.lr=3"])
     assert asked.dry_run and asked.overrides == ["train.steps=1", "train.clip=2", "optimizer.lr=3"]
-    assert read_words(["plan", "--json", "gpt", "a=-1"]).overrides == ["a=-1"]
+    assert read(["plan", "--json", "gpt", "a=-1"]).overrides == ["a=-1"]
 
 
 def test_init_writes_a_job_that_loads_and_never_overwrites(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

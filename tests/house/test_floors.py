@@ -27,7 +27,7 @@ def test_the_six_folders_are_the_only_packages(root: Path) -> None:
 
 
 def test_the_root_holds_no_module_but_the_menu_the_verbs_and_setup(root: Path) -> None:
-    assert {path.name for path in root.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py", "setup.py"}
+    assert {path.name for path in root.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py", "setup.py", "words.py"}
 
 
 def test_setup_and_rules_name_every_floor(root: Path, project: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def test_setup_and_rules_name_every_floor(root: Path, project: dict[str, Any]) -
     assert set(project["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]) == FLOORS
     layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
     assert {name.strip() for layer in layers for name in layer.split("|")} == {
-        f"shardwright.{name}" for name in {"__main__", "cli", *FLOORS}
+        f"shardwright.{name}" for name in {"__main__", "cli", "words", *FLOORS}
     }
 
 

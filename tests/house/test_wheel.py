@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = ("models", "trainers", "jobs", "cluster", "slurm", "k8s")
-OF_THE_ROOT = {"__init__.py", "__main__.py", "cli.py", "py.typed"}
+OF_THE_ROOT = {"__init__.py", "__main__.py", "cli.py", "py.typed", "words.py"}
 
 
 def contents(wheel: Path) -> set[str]:
