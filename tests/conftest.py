@@ -1,10 +1,21 @@
 """What do all tests share? One warm pool of ranks for the session; each call gets fresh processes and a deadline."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from shardwright.cluster.pool import Pool
+
+settings.register_profile("project", deadline=None)  # a loaded machine is no failure
+settings.load_profile("project")
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C also where the suite runs in the background of a shell, which lets its children ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

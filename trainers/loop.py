@@ -11,9 +11,9 @@ def train(session: Session) -> str:
         session.trace.before(step + 1)
         outcome = session.step(step, session.load(step), bool(session.worker.stop()), session.clock)
         done = step + 1
+        session.report(done, outcome)  # before the snapshot: a kill in between repeats a step, and loses none
         session.snapshot(done)
         session.trace.after(done)
-        session.report(done, outcome)
         if session.evaluates_after(done):
             session.evaluate(done)
         if outcome.stop and done < session.steps:
