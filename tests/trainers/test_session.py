@@ -34,7 +34,7 @@ class Tokens:
 
 
 class Killed(Exception):
-    """Stands for a death after a step's snapshot and before any checkpoint."""
+    """Stands for a death between a step and its snapshot, before any checkpoint."""
 
 
 def trained(
@@ -119,8 +119,8 @@ def test_a_snapshot_is_newer_than_the_checkpoint(ranks: Callable[..., list[Any]]
         ranks(trained, 2, strategy="zero2", folder=str(tmp_path / "run"), snapshots=True, killed_after=4)
     second = ranks(trained, 2, strategy="zero2", folder=str(tmp_path / "run"), snapshots=True)[0]
     assert second["resumed"]["source"] == "snapshot"
-    assert second["steps"] == [5, 6]
-    assert second["losses"] == unfailed["losses"][4:]
+    assert second["steps"] == [4, 5, 6]
+    assert second["losses"] == unfailed["losses"][3:]
 
 
 def test_a_micro_batch_is_settled_and_kept(ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
