@@ -38,13 +38,13 @@ class Loop:
         self.session = Session(worker, training)
 
     def step(self, index: int) -> float:
-        """Load, step, snapshot, report."""
+        """Load, step, report, snapshot."""
         session = self.session
         session.trace.before(index + 1)
         outcome = session.step(index, session.load(index), bool(session.worker.stop()), session.clock)
+        session.report(index + 1, outcome)
         session.snapshot(index + 1)
         session.trace.after(index + 1)
-        session.report(index + 1, outcome)
         return outcome.loss
 
 
