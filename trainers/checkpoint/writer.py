@@ -124,7 +124,7 @@ def write_file(path: Path, items: Sequence[WriteItem], planner: SavePlanner) -> 
 
 
 def _header(items: Sequence[WriteItem]) -> bytes:
-    # https://huggingface.co/docs/safetensors: length as 8 bytes, little-endian; JSON padded to 8; data without holes.
+    # The safetensors format: length of the header as 8 bytes, little-endian; JSON padded to 8; data without holes.
     entries: dict[str, Any] = {}
     offsets, end = {}, 0
     for item in items:
