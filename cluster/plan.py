@@ -4,9 +4,7 @@ An entry of the catalog is planned without torch; one that does not count its ow
 device. Nothing is written, and nothing is asked of the machine but how much memory it has left.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +13,13 @@ from ..jobs.load import Loaded, load_job
 from ..jobs.spec import JobSpec
 from ..models.entry import Entry
 from ..trainers.estimate import Portions, available_for_worker, count, estimate_micro_batch, rank_memory
-from ..trainers.layout import Layout
-from ..trainers.memory import MemoryPlan, states, total
+from ..trainers.memory import states
 from ..trainers.memory_moments import FULL
 from ..trainers.memory_pieces import Sizes, stages
 from ..trainers.portions import BACKWARD, total_steps
 from .code import folder_of, on_path
 from .devices import choose_device, count_gpus
-from .plan_text import describe
-
-
-@dataclass(frozen=True)
-class LaunchPlan:
-    """Everything that is known of a job before it starts. Bytes, elements, samples; `str` is for people."""
-
-    job: str
-    model: str
-    preset: str
-    parameters: int
-    counted: str  # who counted them
-    device: str
-    layout: Layout
-    stages: tuple[tuple[str, ...], ...]  # the units of each pipeline stage
-    global_batch: int
-    micro_batch: int
-    settled: bool  # the job says it; otherwise it is an estimate that a probe step settles
-    steps: int | None  # None: it depends on the length of data that is not prepared
-    tokens: int  # of one sample; 0 where data has none
-    flops: float | None  # of one step, forward and backward; None: the entry does not say
-    memory: MemoryPlan  # of the worker that needs most
-    complete: bool  # the entry says what forward keeps for backward; without it the peak lacks activations
-    available: int | None  # bytes that one worker may use; None: not known here
-    snapshot: int  # bytes of shared memory of one worker
-    checkpoint: int  # bytes of one checkpoint of the whole model
-    kept: int  # checkpoints
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of a data rank in one step."""
-        return self.global_batch // self.layout.data // self.micro_batch
-
-    @property
-    def mesh(self) -> str:
-        """The layout in words, as the run's record has it."""
-        return f"{self.layout.factors}, zero {self.layout.zero}"
-
-    def __str__(self) -> str:
-        return describe(self)
-
-    def tree(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        values = {name: value for name, value in vars(self).items() if name not in ("layout", "memory")}
-        ranks = range(self.layout.world_size)
-        return values | {
-            "layout": self.mesh,
-            "workers": self.layout.world_size,
-            "mesh": asdict(self.layout),
-            "places": [{"rank": rank, **asdict(self.layout.place(rank))} for rank in ranks],
-            "micro_batches": self.micro_batches,
-            "memory": _memory_tree(self.memory),
-        }
-
-    def to_json(self) -> str:
-        """The plan as text for machines."""
-        return json.dumps(self.tree(), indent=1)
-
-
-def _memory_tree(memory: MemoryPlan) -> dict[str, Any]:
-    moments = {"held": memory.held, "rest": memory.rest, "peak": memory.peak}
-    sums = {f"{name}_bytes": total(terms) for name, terms in moments.items()}
-    return {"stage": memory.stage, "where": memory.where, **sums, **asdict(memory)}
+from .launch_plan import LaunchPlan
 
 
 def plan(job: str | Path | Mapping[str, Any], *overrides: str, memory: int | None = None) -> LaunchPlan:

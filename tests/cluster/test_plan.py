@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from shardwright.cluster.plan import LaunchPlan, plan
-from shardwright.cluster.plan_text import amount
+from shardwright.cluster.launch_plan import LaunchPlan, amount
+from shardwright.cluster.plan import plan
 from shardwright.jobs.spec import JobError
 from shardwright.models.gpt2.entry import PRESETS, flops, parameters
 

@@ -1,14 +1,16 @@
-"""How does a plan read? Aligned columns; every table of memory is in one unit, so that its lines add up by eye."""
+"""What is known of a job before it starts, and how does it read?
 
+Columns are aligned; every table of memory is in one unit, so that its lines add up by eye.
+"""
+
+import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..trainers.layout import AXES, Layout
-from ..trainers.memory import UNITS, human, total
+from ..trainers.memory import UNITS, MemoryPlan, human, total
 from ..trainers.memory_moments import Term
-
-if TYPE_CHECKING:
-    from .plan import LaunchPlan
 
 RANKS = 8  # of the mesh are listed at most
 MARGIN = 12  # columns of the headings
@@ -16,7 +18,69 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 WARNING = "does not fit"
 
 
-def describe(plan: "LaunchPlan") -> str:
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything that is known of a job before it starts. Bytes, elements, samples; `str` is for people."""
+
+    job: str
+    model: str
+    preset: str
+    parameters: int
+    counted: str  # who counted them
+    device: str
+    layout: Layout
+    stages: tuple[tuple[str, ...], ...]  # the units of each pipeline stage
+    global_batch: int
+    micro_batch: int
+    settled: bool  # the job says it; otherwise it is an estimate that a probe step settles
+    steps: int | None  # None: it depends on the length of data that is not prepared
+    tokens: int  # of one sample; 0 where data has none
+    flops: float | None  # of one step, forward and backward; None: the entry does not say
+    memory: MemoryPlan  # of the worker that needs most
+    complete: bool  # the entry says what forward keeps for backward; without it the peak lacks activations
+    available: int | None  # bytes that one worker may use; None: not known here
+    snapshot: int  # bytes of shared memory of one worker
+    checkpoint: int  # bytes of one checkpoint of the whole model
+    kept: int  # checkpoints
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a data rank in one step."""
+        return self.global_batch // self.layout.data // self.micro_batch
+
+    @property
+    def mesh(self) -> str:
+        """The layout in words, as the run's record has it."""
+        return f"{self.layout.factors}, zero {self.layout.zero}"
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    def tree(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        values = {name: value for name, value in vars(self).items() if name not in ("layout", "memory")}
+        ranks = range(self.layout.world_size)
+        return values | {
+            "layout": self.mesh,
+            "workers": self.layout.world_size,
+            "mesh": asdict(self.layout),
+            "places": [{"rank": rank, **asdict(self.layout.place(rank))} for rank in ranks],
+            "micro_batches": self.micro_batches,
+            "memory": _memory_tree(self.memory),
+        }
+
+    def to_json(self) -> str:
+        """The plan as text for machines."""
+        return json.dumps(self.tree(), indent=1)
+
+
+def _memory_tree(memory: MemoryPlan) -> dict[str, Any]:
+    moments = {"held": memory.held, "rest": memory.rest, "peak": memory.peak}
+    sums = {f"{name}_bytes": total(terms) for name, terms in moments.items()}
+    return {"stage": memory.stage, "where": memory.where, **sums, **asdict(memory)}
+
+
+def describe(plan: LaunchPlan) -> str:
     """The plan for people."""
     sections = {
         "model": _model(plan),
@@ -43,12 +107,12 @@ def amount(value: float, unit: str = "") -> str:
     return f"{number} {PREFIXES[index]}{unit}".rstrip()
 
 
-def _model(plan: "LaunchPlan") -> Iterator[str]:
+def _model(plan: LaunchPlan) -> Iterator[str]:
     name = " ".join(filter(None, (plan.model, plan.preset)))
     yield f"{name}, {plan.parameters:,} parameters ({human(4 * plan.parameters)} in fp32), counted {plan.counted}"
 
 
-def _mesh(plan: "LaunchPlan") -> Iterator[str]:
+def _mesh(plan: LaunchPlan) -> Iterator[str]:
     layout = plan.layout
     workers = "worker" if layout.world_size == 1 else "workers"
     schedule = f", schedule {layout.schedule}" if layout.pipeline > 1 else ""
@@ -77,7 +141,7 @@ def _shown(world_size: int) -> Sequence[int | None]:
     return range(world_size) if world_size <= RANKS else [*range(RANKS - 2), None, world_size - 1]
 
 
-def _step(plan: "LaunchPlan") -> Iterator[str]:
+def _step(plan: LaunchPlan) -> Iterator[str]:
     ranks = f"{plan.layout.data} data rank{'s' * (plan.layout.data > 1)}"
     micro = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)}"
     yield f"{plan.global_batch} samples = {ranks} x {micro} x {plan.micro_batch} samples"
@@ -88,7 +152,7 @@ def _step(plan: "LaunchPlan") -> Iterator[str]:
     yield f"{amount(plan.flops, 'FLOP')} (3 x forward)" if plan.flops else "FLOPs unknown: the entry has no flops"
 
 
-def _run(plan: "LaunchPlan") -> Iterator[str]:
+def _run(plan: LaunchPlan) -> Iterator[str]:
     if plan.steps is None:
         yield "steps are known after `shardwright data prepare`: train.epochs counts passes over the data"
         return
@@ -96,7 +160,7 @@ def _run(plan: "LaunchPlan") -> Iterator[str]:
     yield f"{plan.steps:,} steps{tokens}" + (f", {amount(plan.steps * plan.flops, 'FLOP')}" if plan.flops else "")
 
 
-def _memory(plan: "LaunchPlan") -> Iterator[str]:
+def _memory(plan: LaunchPlan) -> Iterator[str]:
     memory = plan.memory
     which = f" of stage {memory.stage}, which needs most" if plan.layout.pipeline > 1 else ""
     yield f"of one worker{which}; P = {human(memory.parameters)}, its parameters in fp32"
@@ -122,14 +186,14 @@ def _table(title: str, terms: Sequence[Term], scale: int) -> Iterator[str]:
     yield f"  {'sum':38} {total(terms) / 1024**scale:>10.2f}"
 
 
-def _fit(plan: "LaunchPlan") -> str:
+def _fit(plan: LaunchPlan) -> str:
     if plan.available is None:
         return "what a worker may use is not known here"
     verdict = "" if plan.memory.peak_bytes <= plan.available else f": {WARNING}"
     return f"{human(plan.available)} are available to a worker{verdict}"
 
 
-def _snapshot(plan: "LaunchPlan") -> Iterator[str]:
+def _snapshot(plan: LaunchPlan) -> Iterator[str]:
     if plan.snapshot:
         everyone = human(plan.snapshot * plan.layout.world_size)
         yield f"{human(plan.snapshot)} of shared memory a worker (two slots), {everyone} in all"
@@ -137,5 +201,5 @@ def _snapshot(plan: "LaunchPlan") -> Iterator[str]:
         yield "none (recovery.snapshot_every = 0)"
 
 
-def _checkpoint(plan: "LaunchPlan") -> Iterator[str]:
+def _checkpoint(plan: LaunchPlan) -> Iterator[str]:
     yield f"{human(plan.checkpoint)} of disk each, the newest {plan.kept} are kept"
