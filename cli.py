@@ -310,7 +310,7 @@ def data_prepare(asked: Namespace) -> int:
 
     job = load(asked)
     if not is_packed(job.spec.data):
-        print(f"{job.spec.data.name} is a data set of your own; there is nothing to pack")
+        print(f"{job.spec.data.name} gives samples; there is nothing to pack")
         return 0
     with blaming(job, "data.name", "data.path", "data.tokenizer"):
         packed = prepare(job.spec.data, show_progress, asked.workers)

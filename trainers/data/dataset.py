@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ...models.entry import load_object
 from ..options import DataOptions
 from .pack import PackedText, prepare, silent
+from .samples.shipped import SHIPPED, load_shipped
 from .shards import TokenStream
-from .sources import Progress, is_packed
+from .sources import Progress, check_source, is_packed
 from .tokenizer import Tokenizer
 
 
@@ -103,6 +104,8 @@ def open_data(options: DataOptions, kind: str, progress: Progress = silent, work
         ValueError: [data] is wrong, or does not give what the entry reads.
         ModuleNotFoundError: the user's module cannot be found.
     """
+    if options.name in SHIPPED:
+        return _shipped(options, kind)
     if not is_packed(options):
         return _own(options, kind)
     if kind != "tokens":
@@ -134,6 +137,17 @@ def packed_data(packed: PackedText, sequence_length: int) -> Data:
         unigram_entropy=manifest["unigram_entropy"],
         tokenizer=packed.tokenizer,
     )
+
+
+def _shipped(options: DataOptions, kind: str) -> Data:
+    if kind != "samples":
+        raise ValueError(f"data.name = {options.name!r} gives samples, but the model's entry says data = {kind!r}")
+    check_source(options)
+    train = load_shipped(options.name)
+    sizes = {"train": len(train), "held_out": len(train.held_out or ())}
+    shapes = {name: list(shape) for name, shape in train.shapes.items()}
+    summary = {"source": options.name, "samples": sizes, "shapes": shapes, "classes": train.classes}
+    return Data(train, train.held_out, train.identity, summary)
 
 
 def _own(options: DataOptions, kind: str) -> Data:

@@ -86,6 +86,34 @@ class InTurn:
         return _positions(position, count) % self.size
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """Each slot of a global batch reads consecutive samples: the order of data whose state is carried on.
+
+    Slot i of `slots` reads the samples from i * turns on, one a step, and from its first again after `turns` steps.
+
+    Raises:
+        ValueError: there are fewer samples than slots.
+    """
+
+    size: int
+    slots: int
+
+    def __post_init__(self) -> None:
+        if self.size < self.slots:
+            raise ValueError(f"{self.slots} slots cannot each read samples of their own from {self.size}")
+
+    @property
+    def turns(self) -> int:
+        """Samples of each slot; the few that are left over are not read."""
+        return self.size // self.slots
+
+    def samples(self, position: int, count: int) -> Positions:
+        """Data-set indices at the global positions [position, position + count), int64 [count]."""
+        turn, slot = np.divmod(_positions(position, count), self.slots)
+        return slot * self.turns + turn % self.turns
+
+
 def _positions(position: int, count: int) -> Positions:
     return np.arange(position, position + count, dtype=np.int64)
 

@@ -101,7 +101,7 @@ def prepare(options: DataOptions, progress: Progress = silent, workers: int | No
     """
     check_source(options)
     if not is_packed(options):
-        raise ValueError(f"data.name = {options.name!r} is a data set of your own; there is nothing to pack")
+        raise ValueError(f"data.name = {options.name!r} gives samples; there is nothing to pack")
     cache = cache_folder(options) / "text"
     source = read_source(options, cache, progress)
     identity = _identity(options, source)

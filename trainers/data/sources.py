@@ -10,7 +10,7 @@ import os
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from glob import glob, has_magic
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import DataOptions
+from .samples.shipped import SHIPPED, check_library
 
 PATTERNS = {
     "text": ("*",),
@@ -26,6 +27,7 @@ PATTERNS = {
     "arrow": ("*.arrow", "*.feather", "*.ipc"),
 }
 PACKED = ("stdlib", *PATTERNS)
+OF_ALL = ("name", "cache")  # keys of [data] that may be stated whatever is read; all others are about text
 NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 YOUNG = 2.0  # seconds: a file this fresh may change again within one tick of its clock
 Progress = Callable[[str, int, int], None]  # what is done ("read", "tokenizer", "pack"), bytes so far, bytes in all
@@ -55,7 +57,7 @@ class Source:
 
 
 def is_packed(options: DataOptions) -> bool:
-    """Whether [data] names text or tokens to pack, and not a data set of the user's own."""
+    """Whether [data] names text or tokens to pack, and not samples that a library or the user's own module gives."""
     return options.name in PACKED
 
 
@@ -63,16 +65,20 @@ def check_source(options: DataOptions) -> None:
     """Stop on a [data] section that cannot work, without reading the data.
 
     Raises:
-        ValueError: an unknown name, a missing path, a match of no files, a path or a tokenizer that would be ignored
-            or does not exist.
+        ValueError: an unknown name, a missing path, a match of no files, a tokenizer that does not exist, a key that
+            would be ignored, or a library that is not installed.
     """
     if ":" in options.name:
         return _check_own(options)
+    if options.name in SHIPPED:
+        _check_text_keys(options, "holds samples and no text")
+        return check_library(options.name)
     if options.name not in PACKED:
-        near = get_close_matches(options.name, PACKED, n=1)
+        known = (*PACKED, *SHIPPED)
+        near = get_close_matches(options.name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"data.name = {options.name!r} is not one of {', '.join(PACKED)}, nor package.module:object{hint}"
+            f"data.name = {options.name!r} is not one of {', '.join(known)}, nor package.module:object{hint}"
         )
     find_files(options)
     _check_tokenizer(options)
@@ -83,8 +89,15 @@ def _check_own(options: DataOptions) -> None:
     module, _, name = options.name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
         raise ValueError(f"data.name = {options.name!r} is not of the form package.module:object")
-    if options.path:
-        raise ValueError(f"data.path = {options.path!r} is not read: {options.name} is a data set of your own")
+    _check_text_keys(options, "is a data set of your own")
+
+
+def _check_text_keys(options: DataOptions, reason: str) -> None:
+    """Stop on a key about text that was changed for what reads none."""
+    for key in fields(options):
+        value = getattr(options, key.name)
+        if key.name not in OF_ALL and value != key.default:
+            raise ValueError(f"data.{key.name} = {value!r} is not read: {options.name} {reason}; leave it out")
 
 
 def _check_tokenizer(options: DataOptions) -> None:

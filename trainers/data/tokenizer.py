@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..options import DataOptions
+from .sources import is_packed
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # the first that a tokenizer.json has
 Ids = NDArray[np.int64] | NDArray[np.uint8]
@@ -101,7 +102,7 @@ def vocabulary(options: DataOptions) -> int | None:
     Raises:
         ValueError: the tokenizer.json cannot be read.
     """
-    if ":" in options.name:
+    if not is_packed(options):
         return None
     if options.tokenizer == "bytes":
         return None if options.name == "arrow" else ByteTokenizer.vocab_size
