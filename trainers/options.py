@@ -8,6 +8,8 @@ pattern) of texts that are legal beside the choices.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .data.samples.shipped import SHIPPED
+
 Auto = Literal["auto"]
 OBJECT = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"  # package.module:object
 LENGTHS = ("steps", "tokens", "epochs")  # keys of [train] of which a job states exactly one
@@ -24,8 +26,9 @@ class DataOptions:
 
     name: str = option(
         "stdlib",
-        "where samples come from; stdlib: the Python standard library's own sources",
-        choices=("stdlib", "text", "jsonl", "parquet", "arrow"),
+        "where samples come from; where a job does not say, what the model's entry names, else stdlib: the Python "
+        "standard library's own sources",
+        choices=("stdlib", "text", "jsonl", "parquet", "arrow", *SHIPPED),
         otherwise=("package.module:object of your own", OBJECT),
     )
     path: str = option("", "file, folder or glob of text, jsonl, parquet or arrow")
