@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torchvision_stubs
 from hypothesis import settings
 from shardwright.cluster.pool import Pool
 
 settings.register_profile("project", deadline=None)  # a loaded machine is no failure
 settings.load_profile("project")
+torchvision_stubs.watch()  # an oracle that finds torchvision here imports it
 
 
 def pytest_configure() -> None:
