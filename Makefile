@@ -53,12 +53,12 @@ $(VENV)/.made:
 $(VENV)/.run: $(VENV)/.made $(DECLARED)
 	@echo "Installing Shardwright with the versions of lock.txt"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable '.[train,hf,track]'
+	@$(PIP) --no-build-isolation --editable '.[train,hf,track,data]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
 	@echo "Installing what the tests need"
-	@$(PIP) --no-build-isolation --editable '.[train,hf,track,test]'
+	@$(PIP) --no-build-isolation --editable '.[train,hf,track,data,test]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test benchmarks/requirements.txt
@@ -73,7 +73,7 @@ lock:
 	$(firstword $(wildcard $(BIN)/python) python3) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade setuptools
 	.venv-lock/bin/python -m pip install --quiet --no-build-isolation '$(TORCH)' \
-	    --editable '.[train,hf,track,test]' --requirement benchmarks/requirements.txt
+	    --editable '.[train,hf,track,data,test]' --requirement benchmarks/requirements.txt
 	.venv-lock/bin/python -m pip list --format=freeze --exclude pip --exclude shardwright > .venv-lock/installed
 	(sed -n '/^#/p' lock.txt; sed 's/+.*//' .venv-lock/installed) > lock.txt.new && mv lock.txt.new lock.txt
 	rm -rf .venv-lock

@@ -35,7 +35,7 @@ def needed(name: str, extras: frozenset[str], seen: set[tuple[str, str]]) -> set
 
 
 def test_every_package_that_is_needed_is_locked_at_the_version_that_is_installed(locked: dict[str, str]) -> None:
-    names = needed("shardwright", frozenset({"train", "hf", "track", "test"}), set()) - {"shardwright"}
+    names = needed("shardwright", frozenset({"train", "hf", "track", "data", "test"}), set()) - {"shardwright"}
     installed = {name: version(name).partition("+")[0] for name in names if not CUDA.match(name)}
     assert {"torch", "numpy", "pytest", "markupsafe"} <= set(installed)
     assert installed == {name: locked.get(name) for name in installed}
