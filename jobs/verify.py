@@ -11,7 +11,7 @@ from ..models.entry import Entry
 from ..trainers.data.dataset import open_data
 from ..trainers.data.loader import Loader
 from ..trainers.data.order import Order
-from ..trainers.equivalence import STEPS, Trial, compare
+from ..trainers.equivalence import STEPS, Trial, compare, steps_of
 from ..trainers.layout import parse_strategy
 from ..trainers.options import DataOptions, OptimizerOptions
 from ..trainers.terms import Batch
@@ -36,21 +36,40 @@ def verify(
     entry = find(model)
     sizes = configure(entry, preset, config)
     layout = parse_strategy(strategy)
-    tokens = min(TOKENS, sizes.context) if entry.data == "tokens" else 0
-    portions = layout.data * MICRO_BATCHES
-    batches = token_batches(sizes.vocab_size, tokens, portions) if tokens else own_batches(entry, data, portions)
+    batches = trial_batches(entry, sizes, data, layout.data * MICRO_BATCHES)
+    tokens = batches[0][0]["inputs"].shape[1] if entry.data == "tokens" else 0
     trial = Trial(entry, sizes, OptimizerOptions(**optimizer), MICRO_BATCHES, tokens)
     found = compare(worker, trial, layout, batches)
     return asdict(found) if found else None
 
 
-def token_batches(vocabulary: int, tokens: int, portions: int) -> list[list[Batch]]:
+def trial_batches(entry: Entry, config: Any, data: str, portions: int) -> list[list[Batch]]:
+    """For each step of a trial so many micro-batches, of what the entry reads.
+
+    Raises:
+        ValueError: it reads samples of a data set, and none is named.
+    """
+    steps = steps_of(entry)
+    if entry.data == "experience":
+        return slot_batches(steps, portions)
+    if entry.data == "tokens":
+        return token_batches(config.vocab_size, min(TOKENS, config.context), portions, steps)
+    return own_batches(entry, data or entry.dataset, portions, steps)
+
+
+def slot_batches(steps: int, portions: int) -> list[list[Batch]]:
+    """The same slots at every step, each time with new keys."""
+    slots = [torch.arange(SAMPLES) + SAMPLES * portion for portion in range(portions)]
+    return [[{"sample": slot, "key": keys(0, step, slot)} for slot in slots] for step in range(steps)]
+
+
+def token_batches(vocabulary: int, tokens: int, portions: int, count: int = STEPS) -> list[list[Batch]]:
     """Random tokens, step by step and portion by portion.
 
     The later a portion, the more of its targets count for nothing, so that a mean of means cannot pass for a mean.
     """
     steps: list[list[Batch]] = []
-    for step in range(STEPS):
+    for step in range(count):
         steps.append([])
         for portion in range(portions):
             sample = torch.arange(SAMPLES) + SAMPLES * (portion + portions * step)
@@ -62,7 +81,7 @@ def token_batches(vocabulary: int, tokens: int, portions: int) -> list[list[Batc
     return steps
 
 
-def own_batches(entry: Entry, data: str, portions: int) -> list[list[Batch]]:
+def own_batches(entry: Entry, data: str, portions: int, steps: int) -> list[list[Batch]]:
     """The first samples of a user's data set.
 
     Raises:
@@ -76,4 +95,4 @@ def own_batches(entry: Entry, data: str, portions: int) -> list[list[Batch]]:
     dataset = open_data(DataOptions(name=data), entry.data).train
     order = Order(len(dataset), seed=0)
     loader = Loader(dataset, order, 0, SAMPLES * portions, data_rank=0, data_degree=1, micro_batch=SAMPLES)
-    return [list(loader.load(step)) for step in range(STEPS)]
+    return [list(loader.load(step)) for step in range(steps)]

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .entry import Entry, load_object
 
 ENTRIES: Mapping[str, str] = {"gpt2": "shardwright.models.gpt2.entry:ENTRY"}
-SPLITS = ("tensor", "pipeline")  # axes that cut a model; every other axis copies or shards any model
+SPLITS = ("tensor", "pipeline", "context", "expert")  # axes that cut a model; the others copy or shard it
 
 
 def find(name: str) -> Entry:
@@ -120,29 +120,35 @@ def _refusal(entry: Entry, axis: str) -> str:
         return f"{entry.name} has no {missing}, so only tensor=1 is possible"
     if axis == "pipeline" and (entry.units is None or entry.boundary is None):
         return f"{entry.name} names no units and boundary to cut it at, so only pipeline=1 is possible"
+    if axis == "context" and not entry.context:
+        return f"{entry.name} names no batch tensors whose tokens could be split, so only context=1 is possible"
+    if axis == "expert" and not entry.experts:
+        return f"{entry.name} has no experts, so only expert=1 is possible"
     return ""
 
 
 def _degrees(entry: Entry, config: Any, axis: str) -> tuple[int, ...]:
-    """A pipeline has at most one stage a unit; a tensor degree divides the size that the entry names."""
+    """A pipeline has at most one stage a unit; other degrees divide the size that the entry names. (): any degree."""
     if axis == "pipeline" and entry.units is not None:
         return tuple(range(1, len(entry.units(config)) + 1))
+    if axis not in entry.divides:
+        return ()
     size = getattr(config, entry.divides[axis])
     return tuple(degree for degree in range(1, size + 1) if size % degree == 0)
 
 
 def refusal(entry: Entry, config: Any, axis: str, degree: int) -> str:
     """Why a degree of an axis is not possible, or "" where it is."""
-    answer = legal(entry, config).get(axis, (degree,))
     if degree == 1:
         return ""
-    if isinstance(answer, str):
-        return f"{axis}={degree}: {answer}"
-    if degree in answer:
+    if why := _refusal(entry, axis):
+        return f"{axis}={degree}: {why}"
+    legal = _degrees(entry, config, axis)
+    if not legal or degree in legal:
         return ""
     if size := entry.divides.get(axis):
-        return f"{axis}={degree} does not divide {size}={getattr(config, size)} (legal: {', '.join(map(str, answer))})"
-    return f"{axis}={degree} is more than the {len(answer)} units of {entry.name} (legal: 1 to {len(answer)})"
+        return f"{axis}={degree} does not divide {size}={getattr(config, size)} (legal: {', '.join(map(str, legal))})"
+    return f"{axis}={degree} is more than the {len(legal)} units of {entry.name} (legal: 1 to {len(legal)})"
 
 
 def listing() -> list[dict[str, Any]]:

@@ -22,12 +22,52 @@ class Unit:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """Which linear layers split over the tensor axis; every value is a tuple of module-path patterns (fnmatch)."""
+    """What splits over the tensor axis; patterns (fnmatch) of module paths, or of names of parameters and buffers.
 
-    columns: tuple[str, ...]  # weight split along its output features; the output stays split
-    rows: tuple[str, ...]  # weight split along its input features; the output is summed over the axis
+    Linear and convolution layers are replaced by split forms. A module that splits its own arithmetic (a recurrent
+    cell, a batch norm over split channels) has the attribute `axes`, and names its tensors in `own`.
+    """
+
+    columns: tuple[str, ...] = ()  # layers whose weight splits along its output features; the output stays split
+    rows: tuple[str, ...] = ()  # layers whose weight splits along its input features; the output is summed
     inputs: tuple[str, ...] = ()  # modules whose input gradient is summed once, not once per column layer
-    sliced: tuple[str, ...] = ()  # modules told their place by `module.tensor_slice = (index, degree)`
+    own: Mapping[str, int] = field(default_factory=dict)  # parameter or buffer -> the dim that is split
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some consecutive steps in the cycle of an entry that trains its networks in turn.
+
+    The Program's forward is told by `phase=name`; only the parameters that a phase trains are updated.
+    """
+
+    name: str
+    trains: tuple[str, ...] = ("*",)  # patterns of parameter names
+    times: int = 1  # steps in a row
+    lr: float = 1.0  # factor of the learning rate
+
+
+@dataclass(frozen=True)
+class Stream:
+    """State of each sample slot, carried from a step to the next (a recurrent layer's hidden state, an environment).
+
+    Slot i is position i of every global batch. Rows come in as batch[name] [B, *shape] and leave forward as
+    result["state"][name]; they are zero where a slot begins.
+    """
+
+    shape: Shape
+    dtype: str = "float32"
+    unit: str = ""  # path of the unit that uses it, which puts it on a pipeline stage
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Untrained parameters that follow others: after an update, target = decay target + (1 - decay) source."""
+
+    target: str  # module path; its parameters have requires_grad=False
+    source: str  # module path of the same structure
+    decay: float | Callable[[int, int], float]  # or (updates made, steps of the run) -> decay
+    every: int = 1  # updates between two
 
 
 @dataclass(frozen=True)
@@ -53,6 +93,10 @@ class Entry:
     An entry with `units` and `boundary` can be cut for a pipeline: `forward` passes over units that are absent
     (None, or missing in a ModuleDict), takes the boundary tensors as `*state` where the first unit is absent, and
     returns them as a tuple where the last unit is absent.
+
+    Four widenings serve what is not one network, one loss and one data set: `phases` (networks trained in turn),
+    data="experience" (samples that the Program makes itself by acting), `streams` and `follows` (state beside the
+    trained parameters) and `solver` (an update that is no optimizer's).
     """
 
     build: str | Callable[..., Any]  # (config) -> nn.Module; () -> nn.Module where config is None
@@ -61,7 +105,10 @@ class Entry:
     paper: str = ""
     config: type | None = None  # a frozen dataclass of sizes
     presets: Mapping[str, Any] = field(default_factory=dict)  # name -> config
-    data: Literal["tokens", "samples"] = "samples"  # "tokens": batches of inputs and targets from packed text
+    data: Literal["tokens", "samples", "experience"] = "samples"
+    # tokens: batches of inputs and targets from packed text; experience: no data set, a batch holds only "sample" and
+    # "key" of the slots 0 to global_batch - 1, each step the same ones, and what they live through is in `streams`
+    dataset: str = ""  # a data.name: what the entry learns from where a job does not say
     parameters: Callable[[Any], int] | None = None  # elements, tied weights once
     shapes: Callable[[Any], Mapping[str, Shape]] | None = None  # each parameter's name -> shape, a tied one its owner's
     flops: Callable[[Any, int], float] | None = None  # (config, tokens per sample): forward FLOPs of one sample
@@ -75,8 +122,20 @@ class Entry:
     # (config, samples, tokens): shape and dtype name ("compute" for the run's) of each tensor between two units
     tensor: Callable[[Any], TensorPlan] | None = None
     divides: Mapping[str, str] = field(default_factory=dict)  # axis -> the config's size that its degree must divide
+    context: Mapping[str, int] = field(default_factory=dict)  # batch tensor -> its dim of tokens, split over context;
+    # the batch then also holds "position" int64 [B, T of this rank], each token's place in its sample
+    experts: tuple[str, ...] = ()  # patterns of parameters whose dim 0 is the expert, split over the expert axis
     tied: tuple[tuple[str, str], ...] = ()  # (owner, alias) parameter paths that are one parameter
-    coupled: Literal["none", "data", "batch"] = "none"  # what couples the samples of a batch
+    coupled: Literal["none", "data", "batch"] = "none"
+    # what couples the samples: data: those of one micro-batch over all data ranks, whom the Program asks over
+    # axes.data; batch: the same, and a global batch is one micro-batch
+    objective: Mapping[str, float] = field(default_factory=lambda: {"loss": 1.0})  # term -> weight of its mean
+    counts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    # batch -> counts of the objective's terms, needed where there are several: they are known before any backward
+    phases: tuple[Phase, ...] = ()  # in turn; none: every step trains everything, and forward gets no `phase`
+    streams: Callable[[Any], Mapping[str, Stream]] | None = None
+    follows: tuple[Follow, ...] = ()
+    solver: str = ""  # "module:name" of what makes the update instead of an optimizer (trainers/solvers.py)
     refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
     weights: str = ""  # "module:name" of a Translation
 

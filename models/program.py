@@ -3,7 +3,8 @@
 Whatever the entry is, the result's forward(batch) is the objective and returns named (sum, count) terms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -45,24 +46,63 @@ class Objective(nn.Module):
         self.network = network
         self.loss = loss
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Terms:
-        """Named terms of a batch.
+    def forward(self, batch: Mapping[str, Tensor], **phase: str) -> Mapping[str, Any]:
+        """Named terms of a batch, and what else the loss returned beside them.
 
         Raises:
             TypeError, ValueError: the loss returned something else than (sum, count) or named ones.
         """
-        return named_terms(self.loss(self.network, batch))
+        answer = self.loss(self.network, batch, **phase)
+        return answer if isinstance(answer, Mapping) and BESIDE & answer.keys() else named_terms(answer, needed=())
 
 
-def named_terms(value: Any) -> Terms:
+BESIDE = frozenset({"state", "update"})  # what forward may return beside its terms
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a Program's forward returned, taken apart."""
+
+    terms: Terms = field(default_factory=dict)  # none in a stage that does not hold the last unit
+    boundary: tuple[Tensor, ...] = ()  # for the next stage
+    state: Mapping[str, Tensor] = field(default_factory=dict)  # new rows of the entry's streams
+    update: Mapping[str, Tensor] = field(default_factory=dict)  # what a rule without gradients adds to parameters
+
+
+def take_apart(value: Any, objective: Iterable[str] = ("loss",)) -> Result:
+    """The parts of a forward's answer.
+
+    Args:
+        value: named terms, with "state" and "update" beside them; or the tuple of boundary tensors, with a
+            {"state": ...} behind them.
+        objective: the terms that must be there.
+
+    Raises:
+        TypeError, ValueError: as `named_terms`.
+    """
+    if isinstance(value, tuple) and not _is_term(value):
+        beside = value[-1] if value and isinstance(value[-1], Mapping) else {}
+        return Result(boundary=value[: len(value) - bool(beside)], state=beside.get("state", {}))
+    beside = {name: value[name] for name in BESIDE & value.keys()} if isinstance(value, Mapping) else {}
+    terms = {name: term for name, term in value.items() if name not in beside} if beside else value
+    return Result(named_terms(terms, objective), **beside)
+
+
+def _is_term(value: tuple[Any, ...]) -> bool:
+    """Whether a tuple is (sum, count) and no boundary."""
+    return len(value) == 2 and isinstance(value[0], Tensor) and not value[0].dim() and not isinstance(value[1], Mapping)
+
+
+def named_terms(value: Any, needed: Iterable[str] = ("loss",)) -> Terms:
     """What a loss returned, as name -> (sum, count), 0-dim tensors on one device.
 
     Raises:
-        TypeError, ValueError: it is not (sum, count) nor named ones, "loss" is missing, or a sum is no scalar.
+        TypeError, ValueError: it is not (sum, count) nor named ones, a needed term is missing, or a sum is no scalar.
     """
     terms = value if isinstance(value, Mapping) else {"loss": value}
-    if "loss" not in terms:
-        raise ValueError(f'the loss returned the terms {sorted(map(str, terms))}; "loss" must be among them')
+    for name in needed:
+        if name not in terms:
+            raise ValueError(f'the loss returned the terms {sorted(map(str, terms))}; "{name}" must be among them')
     return {name: _term(name, term) for name, term in terms.items()}
 
 

@@ -10,24 +10,27 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..models.entry import Entry
+from ..models.axes import local
+from ..models.entry import Entry, Phase
 from .clock import Clock
+from .follow import Following
 from .gradients import clip_factor
 from .layout import Layout
 from .mesh import Mesh, build_mesh
 from .optimizers import ShardedOptimizer, build_rule, decay_groups
 from .options import OptimizerOptions
 from .parallelize import build_seeded, parallelize
-from .parts import local
+from .phases import Turns, trains
 from .step import Step
+from .streams import Streams
 from .terms import Batch
 from .world import Worker
 
 SGD = OptimizerOptions(name="sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
-STEPS = 5  # of SGD with momentum
+STEPS = 5  # of SGD with momentum, or as many as the entry's phases take in turn
 CLIP = 0.1  # below the norms seen, so that clipping takes part
 
 
@@ -48,8 +51,8 @@ class Findings:
     """What one trajectory gave: whole tensors by name, in fp32 on the CPU."""
 
     losses: list[float]
-    gradients: dict[str, Tensor]  # of the mean objective at the first step, before clipping
-    weights: dict[str, Tensor]  # after the steps of SGD with momentum
+    gradients: dict[str, Tensor]  # of the mean objective at each phase's first step, before clipping
+    weights: dict[str, Tensor]  # after the steps of SGD with momentum, and the rows of streams
     updated: dict[str, Tensor]  # after one update of the job's own optimizer from prescribed gradients
 
 
@@ -63,6 +66,11 @@ class Differences:
     update: float  # largest, after one update of the job's own optimizer from identical gradients
 
 
+def steps_of(entry: Entry) -> int:
+    """Steps of a trial: every phase comes at least once."""
+    return max(STEPS, len(Turns(entry.phases).cycle))
+
+
 def compare(worker: Worker, trial: Trial, layout: Layout, batches: Sequence[Sequence[Batch]]) -> Differences | None:
     """Run a trial under a layout and, on rank 0, in one process. Collective; the answer stands on rank 0.
 
@@ -72,58 +80,145 @@ def compare(worker: Worker, trial: Trial, layout: Layout, batches: Sequence[Sequ
     mesh = build_mesh(layout, worker.rank, worker.device)
     share = slice(mesh.data_rank * trial.micro_batches, (mesh.data_rank + 1) * trial.micro_batches)
     found = _sharded(trial, mesh, [step[share] for step in batches])
-    return None if worker.rank else _differences(found, _alone(trial, batches))
+    if worker.rank:
+        return None
+    return _differences(found, alone(trial, [merged(step, layout.data) for step in batches], layout.data))
+
+
+def merged(step: Sequence[Batch], data: int) -> list[Batch]:
+    """What one process sees as micro-batch i: the i-th ones of all data ranks, in the order of the ranks.
+
+    So an objective that couples the samples of a micro-batch over the data ranks couples the same ones.
+    """
+    each = len(step) // data
+    ranks = [step[rank * each : (rank + 1) * each] for rank in range(data)]
+    return [
+        {name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)
+    ]
 
 
 def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Findings:
     """The trajectory of the trainer: a few steps of SGD with momentum, then one update of the job's own optimizer."""
     sharded = parallelize(trial.entry, trial.config, mesh, seed=trial.seed, tokens=trial.tokens)
     prescribed = {name: prescribe(local(p.detach())) for name, p in sharded.parameters.items()}
-    step = Step(sharded, ShardedOptimizer(SGD, sharded.parameters), lambda _: SGD.lr, CLIP)
-    losses, gradients = [], {}
+    slots = sum(next(iter(batch.values())).shape[0] for batch in batches[0])
+    streams = Streams(trial.entry, trial.config, sharded.program, mesh, slots)
+    following = Following(trial.entry.follows, sharded.parameters, len(batches))
+    optimizer = ShardedOptimizer(SGD, sharded.parameters)
+    step = Step(sharded, optimizer, lambda _: SGD.lr, CLIP, streams, following)
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
     for index, micro_batches in enumerate(batches):
-        outcome = step(index, micro_batches, False, Clock())
+        outcome = step(index, micro_batches, False, Clock(), fresh=index == 0)
         losses.append(outcome.loss)
-        if index == 0:
-            unclipped = 1 / clip_factor(outcome.grad_norm, CLIP)
-            gradients = _whole(
-                {n: p.grad * unclipped for n, p in sharded.parameters.items() if p.grad is not None}, mesh
-            )
-    weights = _whole(sharded.parameters, mesh)
+        unclipped = 1 / clip_factor(outcome.grad_norm, CLIP)
+        phase = step.turns.at(index)
+        new = {n: p for n, p in optimizer.parameters.items() if trains(phase, n) and n not in gradients}
+        gradients |= _whole({n: p.grad * unclipped for n, p in new.items() if p.grad is not None}, mesh)
+    weights = _whole({**sharded.parameters, **streams.tensors()}, mesh)
     own = ShardedOptimizer(trial.optimizer, sharded.parameters)
-    for name, parameter in sharded.parameters.items():
+    for name, parameter in own.parameters.items():
         parameter.grad = torch.zeros_like(parameter)
         local(parameter.grad).copy_(prescribed[name])
     own.step(trial.optimizer.lr)
     return Findings(losses, gradients, weights, _whole(sharded.parameters, mesh))
 
 
-def _alone(trial: Trial, batches: Sequence[Sequence[Batch]]) -> Findings:
-    """The same trajectory as a plain loop of torch, which shares no code with the trainer but the model."""
-    program = build_seeded(trial.entry, trial.config, trial.seed)
+def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Findings:
+    """The same trajectory as a plain loop of torch, which shares no code with the trainer but the model.
+
+    Args:
+        batches: for each step its micro-batches, each of `data` parts of equal size.
+    """
+    entry, turns = trial.entry, Turns(trial.entry.phases)
+    program = build_seeded(entry, trial.config, trial.seed)
     parameters = dict(program.named_parameters())
-    prescribed = {name: prescribe(p.detach()) for name, p in parameters.items()}
-    rule = torch.optim.SGD(parameters.values(), lr=SGD.lr, momentum=SGD.momentum)
-    losses, gradients = [], {}
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    prescribed = {name: prescribe(p.detach()) for name, p in trained.items()}
+    rule = torch.optim.SGD(trained.values(), lr=SGD.lr, momentum=SGD.momentum)
+    rows = _blank(trial, batches[0])
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
     for index, micro_batches in enumerate(batches):
+        phase = turns.at(index)
         rule.zero_grad()
-        total, count = 0.0, 0.0
-        for batch in micro_batches:
-            value, items = program(batch)["loss"]
-            value.backward()
-            total, count = total + value.item(), count + float(items)
-        for parameter in parameters.values():
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / count
-        if index == 0:
-            gradients = _copies({name: p.grad for name, p in parameters.items() if p.grad is not None})
-        torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)
+        loss = _pass(program, entry, phase, micro_batches, rows)
+        for name, parameter in trained.items():
+            if not trains(phase, name):
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for group in rule.param_groups:
+            group["lr"] = SGD.lr * phase.lr
+        moved = {name: p.grad for name, p in trained.items() if p.grad is not None}
+        gradients |= _copies({name: x for name, x in moved.items() if name not in gradients})
+        torch.nn.utils.clip_grad_norm_([trained[name] for name in moved], CLIP)
         rule.step()
-        losses.append(total / count)
-    weights = _copies(parameters)
-    for name, parameter in parameters.items():
+        _follow(entry, parameters, index + 1, len(batches))
+        losses.append(loss)
+    weights = _copies({**parameters, **_slots(rows, data)})
+    for name, parameter in trained.items():
         parameter.grad = prescribed[name]
-    build_rule(trial.optimizer, decay_groups(trial.optimizer, parameters)).step()
+    build_rule(trial.optimizer, decay_groups(trial.optimizer, trained)).step()
     return Findings(losses, gradients, weights, _copies(parameters))
+
+
+def _pass(
+    program: nn.Module, entry: Entry, phase: Phase, batches: Sequence[Batch], rows: dict[int, dict[str, Tensor]]
+) -> float:
+    """Forward and backward of a step's micro-batches: the objective, its gradients, and new rows for the old ones."""
+    told = {"phase": phase.name} if phase.name else {}
+    counts = dict.fromkeys(entry.objective, 0.0)
+    sums = dict.fromkeys(entry.objective, 0.0)
+    several = entry.counts is not None and len(counts) > 1
+    if several:
+        for batch in batches:
+            for name, count in entry.counts(batch).items():
+                counts[name] += float(count)
+    for index, batch in enumerate(batches):
+        answer = program({**batch, **rows.get(index, {})}, **told)
+        rows[index] = {name: row.detach() for name, row in answer.get("state", {}).items()}
+        total = torch.zeros(())
+        for name, weight in entry.objective.items():
+            value, count = answer[name]
+            total = total + weight * value / (counts[name] if several else 1.0)
+            sums[name] += value.item()
+            counts[name] += 0.0 if several else float(count)
+        total.backward()
+    if not several:
+        (count,) = counts.values()
+        for parameter in program.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= count
+    return sum(weight * sums[name] / counts[name] for name, weight in entry.objective.items())
+
+
+def _blank(trial: Trial, batches: Sequence[Batch]) -> dict[int, dict[str, Tensor]]:
+    """Rows of zeros for each micro-batch."""
+    streams = trial.entry.streams(trial.config) if trial.entry.streams else {}
+    sizes = [next(iter(batch.values())).shape[0] for batch in batches]
+    return {
+        index: {name: torch.zeros(size, *one.shape, dtype=getattr(torch, one.dtype)) for name, one in streams.items()}
+        for index, size in enumerate(sizes)
+    }
+
+
+def _slots(rows: Mapping[int, Mapping[str, Tensor]], data: int) -> dict[str, Tensor]:
+    """ "stream.<name>" -> rows in the order of the slots: data rank by data rank, micro-batch by micro-batch."""
+    parts = {index: {name: row.chunk(data) for name, row in held.items()} for index, held in sorted(rows.items())}
+    return {
+        f"stream.{name}": torch.cat([held[name][rank] for rank in range(data) for held in parts.values()])
+        for name in rows[0]
+    }
+
+
+def _follow(entry: Entry, parameters: Mapping[str, nn.Parameter], updates: int, steps: int) -> None:
+    for follow in entry.follows:
+        for name, target in parameters.items():
+            if name.startswith(f"{follow.target}.") and updates % follow.every == 0:
+                decay = follow.decay(updates, steps) if callable(follow.decay) else follow.decay
+                source = parameters[follow.source + name.removeprefix(follow.target)].detach()
+                target.data = decay * target.data + (1 - decay) * source
 
 
 def prescribe(weight: Tensor) -> Tensor:

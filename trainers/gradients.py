@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ..models.axes import local
 from .layout import Layout
-from .parts import local
 
 
 def copies(parameter: nn.Parameter, layout: Layout) -> int:

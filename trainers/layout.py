@@ -1,19 +1,22 @@
 """Where does each rank sit? One validated value of degrees, and the arithmetic between ranks and coordinates.
 
-Axes from the slowest to the fastest: pipeline, replicate, shard, tensor. Ranks along `replicate` and `shard` read
-different data; ranks along `pipeline` and `tensor` share theirs.
+Axes from the slowest to the fastest: pipeline, replicate, shard, context, tensor. Ranks along `replicate` and `shard`
+read different samples, those along `context` different tokens of the same samples; ranks along `pipeline` and `tensor`
+share theirs. The expert axis lies across: consecutive ranks of replicate x shard x context.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from ..models import catalog
 from ..models.entry import Entry
 from .options import ParallelOptions
+from .pipeline_order import SCHEDULES
 
-AXES = ("pipeline", "replicate", "shard", "tensor")
+AXES = ("pipeline", "replicate", "shard", "context", "tensor")
+HOW = ("schedule", "attention", "sequence", "offload", "engine")  # options that say how an axis works
 
 
 @dataclass(frozen=True)
@@ -23,62 +26,92 @@ class Place:
     pipeline: int
     replicate: int
     shard: int
+    context: int
     tensor: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Degrees of the mesh, ZeRO stage and pipeline schedule."""
+    """Degrees of the mesh, and how each axis works."""
 
     zero: int = 0
     pipeline: int = 1
     replicate: int = 1
     shard: int = 1
+    context: int = 1
     tensor: int = 1
+    expert: int = 1
     schedule: str = "1f1b"
+    attention: str = "gather"  # over the context axis: gather or ulysses
+    sequence: bool = False  # tokens split over the tensor axis between split layers
+    offload: bool = False  # ZeRO keeps its shards in the CPU's memory
+    engine: str = "torch"
 
     def __post_init__(self) -> None:
-        if any(degree < 1 for degree in self.degrees.values()):
-            raise ValueError(f"every degree is at least 1, got {self.factors}")
+        if any(degree < 1 for degree in (*self.degrees.values(), self.expert)):
+            raise ValueError(f"every degree is at least 1, got {self.factors} x expert {self.expert}")
         if self.zero not in (0, 1, 2, 3):
             raise ValueError(f"zero={self.zero} is not a ZeRO stage (legal: 0, 1, 2, 3)")
         if self.zero == 0 and self.shard > 1:
             raise ValueError(f"shard={self.shard} needs zero = 1, 2 or 3; replicas of the model are parallel.replicate")
+        if (self.data * self.context) % self.expert:
+            ranks = f"replicate {self.replicate} x shard {self.shard} x context {self.context}"
+            raise ValueError(f"expert={self.expert} does not divide the {self.data * self.context} ranks of {ranks}")
+        if self.offload and self.zero != 3:
+            raise ValueError(f"offload moves ZeRO-3's shards to the CPU's memory, but zero={self.zero}; set zero = 3")
+        if self.sequence and self.tensor == 1:
+            raise ValueError("sequence splits tokens over the tensor axis, but tensor=1; set tensor = 2 or more")
 
     @property
     def degrees(self) -> dict[str, int]:
-        """Degree of each axis, slowest first."""
+        """Degree of each axis of the mesh, slowest first."""
         return {axis: getattr(self, axis) for axis in AXES}
 
     @property
     def factors(self) -> str:
-        """The product in words: "pipeline 2 x replicate 1 x shard 2 x tensor 1"."""
+        """The product in words: "pipeline 2 x replicate 1 x shard 2 x context 1 x tensor 1"."""
         return " x ".join(f"{axis} {degree}" for axis, degree in self.degrees.items())
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.pipeline * self.data * self.tensor
+        return prod(self.degrees.values())
 
     @property
     def data(self) -> int:
         """Number of ranks that read different samples."""
         return self.replicate * self.shard
 
+    @property
+    def shards(self) -> int:
+        """Ranks over which ZeRO splits a parameter: context ranks hold a shard each, as they are copies otherwise."""
+        return self.shard * self.context if self.zero else 1
+
+    @property
+    def copies(self) -> int:
+        """Ranks that hold the same parameters, or the same shards of them, and sum their gradients."""
+        return self.replicate if self.zero else self.replicate * self.context
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the model on one rank of the pipeline."""
+        return SCHEDULES[self.schedule].chunks if self.pipeline > 1 else 1
+
     def place(self, rank: int) -> Place:
         """Coordinates of a rank."""
         if not 0 <= rank < self.world_size:
             raise ValueError(f"rank {rank} is outside a world of {self.world_size}")
-        rank, tensor = divmod(rank, self.tensor)
-        rank, shard = divmod(rank, self.shard)
-        pipeline, replicate = divmod(rank, self.replicate)
-        return Place(pipeline, replicate, shard, tensor)
+        found = {}
+        for axis in reversed(AXES):
+            rank, found[axis] = divmod(rank, getattr(self, axis))
+        return Place(**found)
 
     def rank(self, place: Place) -> int:
         """The rank at given coordinates."""
-        return (
-            (place.pipeline * self.replicate + place.replicate) * self.shard + place.shard
-        ) * self.tensor + place.tensor
+        rank = 0
+        for axis, degree in self.degrees.items():
+            rank = rank * degree + int(getattr(place, axis))
+        return rank
 
     def data_rank(self, rank: int) -> int:
         """Which share of every global batch a rank reads, 0 to data - 1."""
@@ -86,34 +119,66 @@ class Layout:
         return place.replicate * self.shard + place.shard
 
 
-PART = re.compile(r"(ddp|zero[123])(?:x(\d+))?|(tensor|pipeline)(\d+)?")
+PART = re.compile(
+    r"(?P<name>ddp|zero[123])(?:x(?P<data>\d+))?|hsdp(?P<copies>\d+)x(?P<shards>\d+)"
+    r"|(?P<axis>tensor|pipeline|context|expert)(?P<degree>\d+)?"
+    r"|(?P<mode>offload|sequence|interleaved|zbv|gpipe|gather|ulysses)|(?P<engine>deepspeed|horovod|fairscale|oss)"
+)
+MODES: dict[str, dict[str, Any]] = {
+    "offload": {"offload": True},
+    "sequence": {"sequence": True},
+    "interleaved": {"schedule": "interleaved"},
+    "zbv": {"schedule": "zbv"},
+    "gpipe": {"schedule": "gpipe"},
+    "gather": {"attention": "gather"},
+    "ulysses": {"attention": "ulysses"},
+    "deepspeed": {"engine": "deepspeed"},
+    "fairscale": {"engine": "fairscale"},
+    "oss": {"zero": 1, "shard": 2},
+    "horovod": {"engine": "horovod", "replicate": 2},
+}
 
 
 def parse_strategy(text: str) -> Layout:
     """The layout that a strategy name means.
 
-    Grammar: parts joined by "_"; a part is `ddp`, `zero1`, `zero2`, `zero3` (degree 2, or xN behind it: `zero3x4`) or
-    `tensorN`, `pipelineN`. `ddp` and one `zeroK` together mean replicas of shards. Example: zero3x2_tensor2_pipeline2.
+    Grammar: parts joined by "_". `ddp`, `zero1`, `zero2`, `zero3` (degree 2, or xN behind it: `zero3x4`) and `hsdpAxB`
+    (A replicas of B shards, ZeRO-3) say who reads which samples; `tensorN`, `pipelineN`, `contextN`, `expertN` split
+    the model; `offload`, `sequence`, `gpipe`, `interleaved`, `zbv`, `gather`, `ulysses` say how; `deepspeed`,
+    `fairscale_oss`, `horovod` name an engine. `ddp` and one `zeroK` together mean replicas of shards.
+    Examples: zero3x2_tensor2_pipeline2, tensor2_sequence, context2_ulysses, deepspeed_zero2.
 
     Raises:
-        ValueError: the text does not follow the grammar, or names an axis twice.
+        ValueError: the text does not follow the grammar, names an axis twice, or contradicts itself.
     """
-    layout, seen = Layout(), set[str]()
+    values: dict[str, Any] = {}
     for part in text.split("_"):
         found = PART.fullmatch(part)
         if found is None:
             raise ValueError(
                 f"strategy {text!r}: {part!r} is not one of ddp, zero1, zero2, zero3 (with xN behind it for a degree), "
-                "tensorN, pipelineN"
+                "hsdpAxB, tensorN, pipelineN, contextN, expertN, " + ", ".join(MODES)
             )
-        name, degree = found[1] or found[3], int(found[2] or found[4] or 2)
-        axis = {"ddp": "replicate", "tensor": "tensor", "pipeline": "pipeline"}.get(name, "shard")
-        if axis in seen:
-            raise ValueError(f"strategy {text!r} names the {axis} axis twice")
-        seen.add(axis)
-        named: dict[str, Any] = {axis: degree} | ({"zero": int(name[-1])} if axis == "shard" else {})
-        layout = replace(layout, **named)
-    return layout
+        meant = _meaning(found)
+        if twice := values.keys() & meant.keys():
+            raise ValueError(f"strategy {text!r} names the {min(twice)} axis twice")
+        values |= meant
+    if values.get("expert", 1) > 1 and not values.keys() & {"replicate", "shard", "context"}:
+        values["replicate"] = values["expert"]  # its ranks read different samples
+    return Layout(**values)
+
+
+def _meaning(part: re.Match[str]) -> dict[str, Any]:
+    """What one part of a strategy's name says of the layout."""
+    if part["name"]:
+        degree = int(part["data"] or 2)
+        name = part["name"]
+        return {"replicate": degree} if name == "ddp" else {"shard": degree, "zero": int(name[-1])}
+    if part["copies"]:
+        return {"replicate": int(part["copies"]), "shard": int(part["shards"]), "zero": 3}
+    if part["axis"]:
+        return {part["axis"]: int(part["degree"] or 2)}
+    return MODES[part["mode"] or part["engine"]]
 
 
 def resolve(options: ParallelOptions, workers: int) -> Layout:
@@ -132,7 +197,8 @@ def resolve(options: ParallelOptions, workers: int) -> Layout:
         if rest or not degree:
             raise ValueError(f"the other degrees multiply to {known}, which does not divide workers={workers}")
         degrees[automatic[0]] = degree
-    layout = Layout(zero=options.zero, schedule=options.schedule, **degrees)
+    modes = {name: getattr(options, name) for name in ("zero", "expert", *HOW)}
+    layout = Layout(**degrees, **modes)
     if layout.world_size != workers:
         product = f"{layout.factors} = {layout.world_size}"
         raise ValueError(f'{product}, but workers={workers}; make them equal, or one of the degrees "auto"')
@@ -141,5 +207,14 @@ def resolve(options: ParallelOptions, workers: int) -> Layout:
 
 def refusal(entry: Entry, config: Any, layout: Layout) -> str:
     """Why an entry cannot be laid out so, in one sentence; "" where it can."""
-    reasons = (catalog.refusal(entry, config, axis, degree) for axis, degree in layout.degrees.items())
+    degrees = layout.degrees | {"expert": layout.expert}
+    if layout.attention == "ulysses":
+        degrees["ulysses"] = layout.context
+    reasons = [catalog.refusal(entry, config, axis, degree) for axis, degree in degrees.items()]
+    if layout.chunks > 1 and entry.units is not None and layout.pipeline * layout.chunks > len(entry.units(config)):
+        units, parts = len(entry.units(config)), layout.pipeline * layout.chunks
+        reasons.append(
+            f"schedule={layout.schedule} cuts the model into pipeline x {layout.chunks} = {parts} parts, "
+            f"but {entry.name} has {units} units"
+        )
     return next((reason for reason in reasons if reason), "")

@@ -9,7 +9,8 @@ def train(session: Session) -> str:
     session.clock.read()  # the first step's time begins here
     for step in range(session.start, session.steps):
         session.trace.before(step + 1)
-        outcome = session.step(step, session.load(step), bool(session.worker.stop()), session.clock)
+        batches, stop = session.load(step), bool(session.worker.stop())
+        outcome = session.step(step, batches, stop, session.clock, session.fresh(step))
         done = step + 1
         session.report(done, outcome)  # before the snapshot: a kill in between repeats a step, and loses none
         session.snapshot(done)

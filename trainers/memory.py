@@ -54,7 +54,7 @@ def memory_plan(
         ValueError: the model has fewer units than the layout has stages.
     """
     compute = COMPUTE[dtype]
-    local = on_tensor_rank(activations, layout.tensor, autocast=layout.shard == 1 and compute != FULL)
+    local = on_tensor_rank(activations, layout.tensor, autocast=layout.shards == 1 and compute != FULL)
     plans = []
     for stage, units in enumerate(stages(sizes, layout.pipeline)):
         mine = pieces(sizes, layout, units, first=stage == 0)

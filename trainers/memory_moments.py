@@ -47,7 +47,7 @@ class Rank:
     @property
     def sharded(self) -> bool:
         """Whether fully_shard holds the parameters."""
-        return self.layout.shard > 1
+        return self.layout.shards > 1
 
     @property
     def elements(self) -> int:
@@ -62,7 +62,7 @@ class Rank:
     @property
     def share(self) -> str:
         """What stays on this rank, as a formula."""
-        return f"P/{self.layout.shard}" if self.sharded else "P"
+        return f"P/{self.layout.shards}" if self.sharded else "P"
 
     @property
     def micro_batches(self) -> int:
@@ -105,7 +105,7 @@ def moments(rank: Rank) -> Iterator[Moment]:
 
 def gathered_elements(rank: Rank, piece: Piece) -> int:
     """Elements of a gathered piece, the padding of its shards included."""
-    return piece.shard * rank.layout.shard
+    return piece.shard * rank.layout.shards
 
 
 def _some(*terms: Term) -> tuple[Term, ...]:
@@ -280,6 +280,6 @@ class Walk:
 
     def _replicas(self) -> Term:
         """Summed over replicas of shards too, a piece's sum is kept beside its gradient until backward ends."""
-        stays = self.rank.layout.replicate > 1 and self.reduces and not self.first
+        stays = self.rank.layout.copies > 1 and self.reduces and not self.first
         size = sum(piece.shard for piece in self.done) if stays else 0
         return Term("sums over replicas", size * FULL, f"of {self.rank.share} what is done")

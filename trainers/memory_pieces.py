@@ -11,7 +11,7 @@ from math import prod
 
 from ..models.entry import Shape, TensorPlan
 from .layout import Layout
-from .pipeline_order import ORDERS, cut
+from .pipeline_order import SCHEDULES, cut
 
 WHOLE = 4  # tensors of a block as wide as the residual stream: its input, two normed inputs, the middle
 Shapes = Mapping[str, Shape]
@@ -84,7 +84,7 @@ def stages(sizes: Sizes, pipeline: int) -> list[tuple[str, ...]]:
 def alive(layout: Layout, stage: int, micro_batches: int) -> tuple[int, ...]:
     """For each micro-batch's backward, how many micro-batches have then done their forward but not their backward."""
     done, counts = {"F": 0, "B": 0}, []
-    for action in ORDERS[layout.schedule](stage, layout.pipeline, micro_batches):
+    for action in SCHEDULES[layout.schedule].order(stage, layout.pipeline, micro_batches):
         if action.kind == "B":
             counts.append(done["F"] - done["B"])
         done[action.kind] += 1
@@ -153,7 +153,7 @@ def _piece(units: tuple[str, ...], mine: Shapes, sizes: Sizes, layout: Layout, *
     return Piece(
         units=units,
         elements=sum(counts.values()),
-        shard=sum(-(-shape[0] // layout.shard) * prod(shape[1:]) for shape in local.values() if shape),
+        shard=sum(-(-shape[0] // layout.shards) * prod(shape[1:]) for shape in local.values() if shape),
         largest=max(counts.values(), default=0),
         tied=sum(counts[name] for name in twice),
         late=late,

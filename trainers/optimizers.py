@@ -4,28 +4,28 @@ The rules here are elementwise, so a shard's update is the shard of the whole up
 the cost of DTensor dispatch in every operation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from ..models.axes import local
 from .options import OptimizerOptions
-from .parts import local
 
 
 class ShardedOptimizer:
-    """A torch optimizer over the local parts of named parameters; its state exists from the start."""
+    """A torch optimizer over the local parts of the trained parameters; its state exists from the start."""
 
     def __init__(self, options: OptimizerOptions, parameters: Mapping[str, nn.Parameter]) -> None:
-        self.parameters = dict(parameters)
-        self.leaves = {name: local(p.detach()) for name, p in parameters.items()}
+        self.parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        self.leaves = {name: local(p.detach()) for name, p in self.parameters.items()}
         self.rule = build_rule(options, decay_groups(options, self.leaves, self.parameters))
         self._materialise()
 
-    def step(self, lr: float) -> None:
-        """Update the parameters from their gradients at a learning rate."""
-        for name, leaf in self.leaves.items():
-            parameter = self.parameters[name]
+    def step(self, lr: float, names: Iterable[str] | None = None) -> None:
+        """Update the named parameters, or all, from their gradients at a learning rate."""
+        for name in self.leaves if names is None else names:
+            leaf, parameter = self.leaves[name], self.parameters[name]
             assert parameter.grad is not None, f"{name} has no gradient"
             self._follow(leaf, local(parameter.detach()))
             leaf.grad = local(parameter.grad)
@@ -42,11 +42,11 @@ class ShardedOptimizer:
                 if isinstance(value, Tensor) and value.shape == leaf.shape and key != "step":
                     yield name, key, value
 
-    def set_steps(self, steps: int) -> None:
-        """Continue as after so many updates (the bias correction of AdamW counts them)."""
-        for leaf in self.leaves.values():
+    def set_updates(self, updates: Callable[[str], int]) -> None:
+        """Continue as after so many updates of each named parameter (the bias correction of AdamW counts them)."""
+        for name, leaf in self.leaves.items():
             if "step" in self.rule.state[leaf]:
-                self.rule.state[leaf]["step"] = torch.tensor(float(steps))
+                self.rule.state[leaf]["step"] = torch.tensor(float(updates(name)))
 
     @staticmethod
     def _follow(leaf: Tensor, current: Tensor) -> None:
@@ -63,7 +63,7 @@ class ShardedOptimizer:
         for leaf in self.leaves.values():
             leaf.grad = torch.zeros_like(leaf)
         self.rule.step()
-        self.set_steps(0)
+        self.set_updates(lambda _: 0)
         for group, value in zip(self.rule.param_groups, decay, strict=True):
             group["weight_decay"] = value
         for leaf in self.leaves.values():

@@ -96,9 +96,21 @@ class ParallelOptions:
     zero: int = option(0, "0: replicas; 1, 2, 3: ZeRO stage over the shard axis", choices=(0, 1, 2, 3))
     replicate: int | Auto = option(1, "copies of the model, each on its own data", minimum=1)
     shard: int | Auto = option(1, "workers over which ZeRO splits the model, each on its own data", minimum=1)
+    context: int | Auto = option(1, "workers that hold other tokens of the same samples", minimum=1)
     tensor: int | Auto = option(1, "workers that split each layer", minimum=1)
     pipeline: int | Auto = option(1, "workers that hold consecutive units", minimum=1)
-    schedule: str = option("1f1b", "order of a pipeline's micro-batches", choices=("1f1b", "gpipe"))
+    expert: int = option(
+        1, "workers that hold other experts: consecutive ones of replicate x shard x context", minimum=1
+    )
+    schedule: str = option(
+        "1f1b", "order of a pipeline's micro-batches", choices=("1f1b", "gpipe", "interleaved", "zbv")
+    )
+    attention: str = option(
+        "gather", "over context: gather keys and values, or swap tokens for heads", choices=("gather", "ulysses")
+    )
+    sequence: bool = option(False, "split the tokens over tensor between split layers")
+    offload: bool = option(False, "keep ZeRO-3's shards in the CPU's memory")
+    engine: str = option("torch", "what shards and steps", choices=("torch", "deepspeed", "fairscale", "horovod"))
 
 
 @dataclass(frozen=True)

@@ -2,88 +2,32 @@
 
 1. build      every rank builds the same whole Program from the same seed;
 2. cut        a pipeline stage drops the units it does not hold, while their names still stand;
-3. tensor     linears are split before anything wraps them, so that ZeRO shards the split weights;
-4. recompute  inside ZeRO's hooks, so that a recomputed forward finds its parameters gathered;
-5. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
+3. place      modules that ask are told where they stand in the mesh;
+4. split      tensor and expert parallel take their part before anything wraps it, so that ZeRO shards what is left;
+5. recompute  inside ZeRO's hooks, so that a recomputed forward finds its parameters gathered;
+6. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..models.entry import Entry, Shape
-from ..models.program import Terms, build, named_terms
+from ..models.program import build
 from .gradients import copies
 from .layout import Layout, refusal
-from .mesh import Mesh
-from .parts import local
+from .mesh import Mesh, new_group
 from .pipeline import Pipeline, keep_units, stage_units
 from .replicate import GradientReducer
-from .tensor import split_layers
-from .terms import Batch, GradientSync, NoSync, add
+from .sharded import Sharded, Sum
+from .tensor import split_experts, split_layers
+from .terms import GradientSync, NoSync
 from .zero import shard_units
-
-
-@dataclass(frozen=True)
-class Sharded:
-    """One rank's part of a model: what a step needs, whatever the layout."""
-
-    program: nn.Module
-    mesh: Mesh
-    parameters: Mapping[str, nn.Parameter]  # by the names of the whole model; a tied weight by its owner's name
-    holders: Mapping[str, int]  # ranks of the world that hold the same elements as this rank
-    sync: GradientSync
-    pipeline: Pipeline | None
-    factor: float  # turns a reduced gradient into the sum over the data ranks
-    autocast: torch.dtype | None  # dtype of the arithmetic where ZeRO does not cast the parameters
-    tie: nn.Parameter | None = None  # this stage's copy of a weight that another stage holds too
-
-    def run(self, micro_batches: Sequence[Batch]) -> Terms:
-        """Forward and backward of one step: terms of this rank, gradients reduced over the data ranks.
-
-        Terms stand on the ranks of the last pipeline stage only.
-        """
-        self.sync.zero()
-        self.program.train()
-        with self._precision():
-            terms = self.pipeline.run(micro_batches, self.sync) if self.pipeline else self._accumulate(micro_batches)
-        self.sync.finish()
-        if self.tie is not None:
-            _sum_over_ends(self.tie, self.mesh)
-        return terms
-
-    @torch.no_grad()
-    def evaluate(self, micro_batches: Sequence[Batch]) -> Terms:
-        """Forward alone, in evaluation mode."""
-        self.program.eval()
-        with self._precision():
-            if self.pipeline:
-                return self.pipeline.evaluate(micro_batches)
-            terms: Terms = {}
-            for batch in micro_batches:
-                terms = add(terms, named_terms(self.program(batch)))
-            return terms
-
-    def _accumulate(self, micro_batches: Sequence[Batch]) -> Terms:
-        terms: Terms = {}
-        for index, batch in enumerate(micro_batches):
-            self.sync.prepare(last=index == len(micro_batches) - 1)
-            found = named_terms(self.program(batch))
-            found["loss"][0].backward()
-            terms = add(terms, found)
-        return terms
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.mesh.device.type, dtype=self.autocast)
 
 
 def parallelize(
@@ -109,19 +53,44 @@ def parallelize(
         stage = stage_units(entry, config, layout)[mesh.place.pipeline]
         keep_units(program, units, stage)
         units = [units[i] for i in stage]
-        between = compute if layout.shard > 1 else None  # autocast leaves the residual stream in fp32
+        between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
         pipeline = Pipeline(program, mesh, partial(_boundary, entry, config, tokens, between))
+    place(program, mesh)
     if axis := mesh.axis("tensor"):
         assert entry.tensor is not None
-        split_layers(program, entry.tensor(config), axis)
+        split_layers(program, entry.tensor(config), axis, mesh.axes.tensor)
+    experts = split_experts(program, entry.experts, mesh)
     if recompute == "full":
         for path in units or [""]:
             _recompute(program.get_submodule(path))
-    sync, factor = _synchronise(entry, program, units, mesh, compute)
-    parameters, tie = _named(program, entry, layout)
-    holders = {name: copies(p, layout) * (2 if p is tie else 1) for name, p in parameters.items()}
-    autocast = None if layout.shard > 1 else compute
-    return Sharded(program, mesh, parameters, holders, sync, pipeline, factor, autocast, tie)
+    sync = _synchronise(entry, program, units, mesh, compute, experts)
+    parameters = _named(program, entry)
+    tied = _tied_stages(entry, config, layout)
+    return Sharded(
+        entry=entry,
+        program=program,
+        mesh=mesh,
+        parameters=parameters,
+        holders={name: copies(p, layout) * len(tied.get(name, (0,))) for name, p in parameters.items()},
+        sync=sync,
+        pipeline=pipeline,
+        sums=(*_tie_sums(parameters, mesh, tied), *_expert_sums(experts, mesh)),
+        autocast=None if layout.shards > 1 else compute,
+    )
+
+
+def build_seeded(entry: Entry, config: Any, seed: int) -> nn.Module:
+    """The whole Program with the weights that belong to a seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(entry, config)
+
+
+def place(program: nn.Module, mesh: Mesh) -> None:
+    """Tell every module that asks where it stands."""
+    for module in program.modules():
+        if hasattr(module, "axes"):
+            module.axes = mesh.axes  # type: ignore[assignment]
 
 
 def _boundary(
@@ -133,13 +102,6 @@ def _boundary(
     return [(shape, names.get(name) or getattr(torch, name)) for shape, name in entry.boundary(config, samples, tokens)]
 
 
-def build_seeded(entry: Entry, config: Any, seed: int) -> nn.Module:
-    """The whole Program with the weights that belong to a seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(entry, config)
-
-
 def _recompute(module: nn.Module) -> None:
     """Keep only the module's inputs for backward (Chen et al. 2016). Draws are keyed: no generator state is saved."""
     forward = module.forward
@@ -147,16 +109,23 @@ def _recompute(module: nn.Module) -> None:
 
 
 def _synchronise(
-    entry: Entry, program: nn.Module, units: Sequence[str], mesh: Mesh, compute: torch.dtype | None
-) -> tuple[GradientSync, float]:
-    layout = mesh.layout
-    if layout.shard > 1:
+    entry: Entry,
+    program: nn.Module,
+    units: Sequence[str],
+    mesh: Mesh,
+    compute: torch.dtype | None,
+    apart: Sequence[nn.Parameter],
+) -> GradientSync:
+    """ZeRO, replicas, or nothing to agree on; for all parameters but those `apart`, the split experts."""
+    if mesh.layout.shards > 1:
         axis = mesh.axis("replicate", "shard")
         assert axis is not None
-        return shard_units(program, _gathered(entry, units), axis, layout.zero, compute), float(layout.data)
-    group = mesh.group("replicate")
-    parameters = list(program.parameters())
-    return (NoSync(parameters), 1.0) if group is None else (GradientReducer(parameters, group), 1.0)
+        return shard_units(program, _gathered(entry, units), axis, mesh.layout, compute, set(apart))
+    group, experts = mesh.group("replicate"), {id(parameter) for parameter in apart}
+    parameters = [p for p in program.parameters() if p.requires_grad]
+    if group is None:
+        return NoSync(parameters)
+    return GradientReducer([p for p in parameters if id(p) not in experts], group, apart)
 
 
 def _gathered(entry: Entry, units: Sequence[str]) -> list[list[str]]:
@@ -171,36 +140,37 @@ def _gathered(entry: Entry, units: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _named(program: nn.Module, entry: Entry, layout: Layout) -> tuple[dict[str, nn.Parameter], nn.Parameter | None]:
-    """Parameters by their owner's name, and the stage's copy of a weight that the other end of the pipeline holds."""
+def _named(program: nn.Module, entry: Entry) -> dict[str, nn.Parameter]:
+    """Parameters by their owner's name."""
     owner = {alias: name for name, alias in entry.tied}
-    found: dict[str, nn.Parameter] = {}
-    for name, parameter in program.named_parameters():
-        found[owner.get(name, name)] = parameter
-    if layout.pipeline == 1:
-        return found, None
-    ends = [(name, alias) for name, alias in entry.tied if name in found]
-    if len(ends) > 1:
-        raise ValueError("a pipeline shares at most one tied weight between its first and its last stage")
-    shared = [name for name, alias in ends if not _holds_both(program, name, alias)]
-    return found, found[shared[0]] if shared else None
+    return {owner.get(name, name): parameter for name, parameter in program.named_parameters()}
 
 
-def _holds_both(program: nn.Module, name: str, alias: str) -> bool:
-    names = {n for n, _ in program.named_parameters(remove_duplicate=False)}
-    return name in names and alias in names
+def _tied_stages(entry: Entry, config: Any, layout: Layout) -> dict[str, list[int]]:
+    """Pipeline stages that hold a copy of a tied weight of their own, for those weights that more than one holds."""
+    if layout.pipeline == 1 or entry.units is None:
+        return {}
+    units, held = entry.units(config), stage_units(entry, config, layout)
+    found: dict[str, set[int]] = {}
+    for pair in entry.tied:
+        for name in pair:
+            unit = next(index for index, unit in enumerate(units) if name.startswith(f"{unit.path}."))
+            found.setdefault(pair[0], set()).add(next(stage for stage, kept in enumerate(held) if unit in kept))
+    return {owner: sorted(stages) for owner, stages in found.items() if len(stages) > 1}
 
 
-def _sum_over_ends(parameter: nn.Parameter, mesh: Mesh) -> None:
-    """Add the gradients of the first and the last stage's copies of one weight, bit-equally on both."""
-    layout, place = mesh.layout, mesh.place
-    other = 0 if place.pipeline else layout.pipeline - 1
-    group = mesh.group("pipeline")
-    assert group is not None and parameter.grad is not None
-    mine = local(parameter.grad)
-    theirs = torch.empty_like(mine)
-    peer = dist.get_process_group_ranks(group)[other]
-    exchange = [dist.P2POp(dist.isend, mine.contiguous(), peer, group), dist.P2POp(dist.irecv, theirs, peer, group)]
-    for work in dist.batch_isend_irecv(exchange):
-        work.wait()
-    mine.add_(theirs)
+def _tie_sums(parameters: Mapping[str, nn.Parameter], mesh: Mesh, tied: Mapping[str, Sequence[int]]) -> Iterator[Sum]:
+    """Each copy of a tied weight has the gradient of its own use, and all of them move by the sum. Collective."""
+    for owner, stages in tied.items():
+        meet = dict.fromkeys(stages, stages[0])
+        group = new_group(
+            mesh.layout, mesh.rank, lambda p, meet=meet: replace(p, pipeline=meet.get(p.pipeline, p.pipeline))
+        )
+        if group is not None:
+            yield Sum((parameters[owner],), group)
+
+
+def _expert_sums(experts: Sequence[nn.Parameter], mesh: Mesh) -> Iterator[Sum]:
+    """Ranks that hold the same experts each add the gradients of the tokens that came to them."""
+    if experts and mesh.experts is not None and "replicate" in (mesh.experts.mesh_dim_names or ()):
+        yield Sum(tuple(experts), mesh.experts["replicate"].get_group())

@@ -1,12 +1,7 @@
-"""Which part of a tensor does this rank hold? Between a whole tensor's DTensor and the local memory behind it."""
+"""How is a rank's part of some state shown as a part of the whole? As a DTensor laid out like another one."""
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shaped_like(whole: Tensor, part: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Every rank of a pipeline holds the same micro-batches, so only the boundary tens
 between two neighbours keep the order of micro-batches; the two directions never share a communicator's queue.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..models.entry import Entry, Shape
-from ..models.program import Terms, named_terms
+from ..models.program import Result, Terms, take_apart
 from .layout import Layout
 from .mesh import Mesh
-from .pipeline_order import ORDERS, cut
-from .terms import Batch, GradientSync, add
+from .pipeline_order import SCHEDULES, cut
+from .terms import Batch, GradientSync, Passed, add, objective
 
 FORWARD, BACKWARD = 0, 1  # directions: the tags of their messages, each with a group of its own
 
@@ -69,22 +69,33 @@ class Pipeline:
         self.program, self.device, self.boundary = program, mesh.device, boundary
         self.groups = {FORWARD: group, BACKWARD: opposite_group(mesh)}
         self.stage, self.stages = mesh.place.pipeline, mesh.layout.pipeline
-        self.order = ORDERS[mesh.layout.schedule]
+        self.order = SCHEDULES[mesh.layout.schedule].order
         ranks = dist.get_process_group_ranks(group)
         self.before = ranks[self.stage - 1] if self.stage else None
         self.after = ranks[self.stage + 1] if self.stage + 1 < self.stages else None
 
-    def run(self, micro_batches: Sequence[Batch], sync: GradientSync) -> Terms:
-        """Forward and backward of a step; the objective's terms on the last stage, none elsewhere."""
-        terms: Terms = {}
+    def run(
+        self,
+        micro_batches: Sequence[Batch],
+        sync: GradientSync,
+        told: Mapping[str, str],
+        weights: Mapping[str, float],
+    ) -> Passed:
+        """Forward and backward of a step; terms on the last stage, none elsewhere.
+
+        Args:
+            told: further keywords of forward; weights: of each term's sum in what is differentiated.
+        """
+        passed = Passed()
         waiting: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
         sends: list[tuple[dist.Work | None, Tensor]] = []
         for action in self.order(self.stage, self.stages, len(micro_batches)):
             i = action.micro_batch
             if action.kind == "F":
                 inputs = self._receive(self.before, FORWARD, micro_batches[i], requires_grad=True)
-                outputs, found = self._forward(micro_batches[i], inputs)
-                terms = add(terms, found)
+                result = self._forward(micro_batches[i], inputs, told, weights)
+                passed.add(i, result)
+                outputs = result.boundary or (objective(result.terms, weights),)
                 sends += self._send(outputs, self.after, FORWARD)
                 waiting[i] = (inputs, outputs)
             else:
@@ -96,27 +107,25 @@ class Pipeline:
         for work, _ in sends:
             if work is not None:
                 work.wait()
-        return terms
+        return passed
 
-    def evaluate(self, micro_batches: Sequence[Batch]) -> Terms:
+    def evaluate(self, micro_batches: Sequence[Batch], told: Mapping[str, str]) -> Terms:
         """Forward alone; the terms on the last stage, none elsewhere."""
         terms: Terms = {}
         sends: list[tuple[dist.Work | None, Tensor]] = []
         for batch in micro_batches:
-            outputs, found = self._forward(batch, self._receive(self.before, FORWARD, batch))
-            terms = add(terms, found)
-            sends += self._send(outputs, self.after, FORWARD)
+            result = self._forward(batch, self._receive(self.before, FORWARD, batch), told, ())
+            terms = add(terms, result.terms)
+            sends += self._send(result.boundary, self.after, FORWARD)
         for work, _ in sends:
             if work is not None:
                 work.wait()
         return terms
 
-    def _forward(self, batch: Batch, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Terms]:
-        found = self.program(batch, *inputs)
-        if self.after is not None:
-            return found, {}
-        terms = named_terms(found)
-        return (terms["loss"][0],), terms
+    def _forward(
+        self, batch: Batch, inputs: tuple[Tensor, ...], told: Mapping[str, str], needed: Iterable[str]
+    ) -> Result:
+        return take_apart(self.program(batch, *inputs, **told), needed)
 
     def _receive(self, rank: int | None, tag: int, batch: Batch, requires_grad: bool = False) -> tuple[Tensor, ...]:
         if rank is None:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from .parallelize import Sharded
+from .phases import Turns
 from .portions import settle
+from .sharded import Sharded
 from .state import persistent_buffers
 from .terms import Batch
 
@@ -33,9 +34,10 @@ def settle_micro_batch(sharded: Sharded, batch: Batch, guess: int) -> int:
 
 def _fits(sharded: Sharded, micro_batch: dict[str, Tensor]) -> bool:
     """Whether one forward and backward of a micro-batch fits on every rank."""
+    phase = Turns(sharded.entry.phases).at(0).name
     failed = torch.zeros((), device=sharded.mesh.device)
     try:
-        sharded.run([micro_batch])
+        sharded.run([micro_batch], phase=phase, weights=sharded.entry.objective)
     except (torch.OutOfMemoryError, MemoryError):
         failed += 1
     except RuntimeError as error:

@@ -4,13 +4,14 @@ The gradients live in the buckets (`grad` is a view), so nothing is copied in or
 order on every rank (Li et al. 2020, PyTorch Distributed, section 3.2).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from .parts import local, shaped_like
+from ..models.axes import local
+from .parts import shaped_like
 
 BUCKET_BYTES = 25 * 2**20
 
@@ -36,8 +37,11 @@ class Bucket:
 class GradientReducer:
     """Sums gradients over a group of replicas, the last micro-batch's backward overlapping the communication."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-        self.group = group
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], group: dist.ProcessGroup, apart: Sequence[nn.Parameter] = ()
+    ) -> None:
+        """Bucket the parameters; those `apart` are not reduced, and only cleared with the others."""
+        self.group, self.apart = group, apart
         self.buckets = [Bucket(part) for part in portions(list(parameters)[::-1], BUCKET_BYTES)]
         self.works: list[dist.Work] = []
         self.last = False
@@ -49,6 +53,8 @@ class GradientReducer:
         """Clear the gradients; call before a step's first forward."""
         for bucket in self.buckets:
             bucket.attach()
+        for parameter in self.apart:
+            parameter.grad = None
 
     def prepare(self, last: bool) -> None:
         """Say, before a backward, whether it is the step's last one."""

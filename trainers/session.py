@@ -13,7 +13,8 @@ from .checkpoint.store import save
 from .clock import Clock
 from .data.dataset import Data, MapStyle
 from .data.loader import Loader, Positions
-from .data.order import InTurn, Order
+from .data.order import InTurn, Lanes, Order
+from .follow import Following
 from .layout import Layout
 from .mesh import build_mesh
 from .optimizers import ShardedOptimizer
@@ -32,6 +33,7 @@ from .restore import open_slots, restore
 from .schedules import factor
 from .state import tensors
 from .step import Outcome, Step, Totals
+from .streams import Streams
 from .terms import Batch, add
 from .trace import Trace, traced_steps
 from .world import Worker
@@ -87,20 +89,24 @@ class Session:
             recompute=options.recompute,
         )
         optimizer = ShardedOptimizer(training.optimizer, self.sharded.parameters)
-        self.tensors = tensors(self.sharded, optimizer)
+        slots = share(options.global_batch, training.layout.data)
+        self.streams = Streams(training.entry, training.config, self.sharded.program, mesh, slots)
+        self.tensors = tensors(self.sharded, optimizer, self.streams)
         self.enter("restore")
         self.slots = open_slots(worker, self.tensors) if training.snapshot_every else None
         restored = restore(worker, training.checkpoints, self.tensors, self.slots)
         worker.tell("resume", step=restored.step, source=restored.source, path=restored.path, steps=self.steps)
-        optimizer.set_steps(restored.step)
         self.start = restored.step
+        self.order = self._order(len(data.train))
         self.micro_batch = self._micro_batch(restored.host.get("micro_batch"))
-        self.loader = self._loader(data.train, Order(len(data.train), training.seed), self.micro_batch)
+        self.loader = self._loader(data.train, self.order, self.micro_batch)
         self.held_out = None
         if data.held_out is not None:
             self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
         self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
-        self.step = Step(self.sharded, optimizer, self._lr, options.clip)
+        following = Following(training.entry.follows, self.sharded.parameters, self.steps)
+        self.step = Step(self.sharded, optimizer, self._lr, options.clip, self.streams, following)
+        optimizer.set_updates(lambda name: self.step.turns.updates(name, restored.step))
         self.totals = Totals(self.sharded)
         self._tell_speed_limit()
 
@@ -112,6 +118,10 @@ class Session:
         """This rank's micro-batches of a step, on its device."""
         with self.clock("data"):
             return [self._moved(batch) for batch in self.loader.load(step)]
+
+    def fresh(self, step: int) -> bool:
+        """Whether the slots of the entry's streams begin anew at a step."""
+        return isinstance(self.order, Lanes) and step % self.order.turns == 0
 
     def snapshot(self, done: int) -> None:
         """Keep the state in memory, if it is its turn."""
@@ -130,6 +140,7 @@ class Session:
             terms=outcome.terms,
             lr=outcome.lr,
             grad_norm=outcome.grad_norm,
+            **({"turn": outcome.phase} if outcome.phase else {}),
             samples=samples,
             tokens=samples * (self.training.data.tokens_per_sample or 1),
             seconds=seconds,
@@ -149,13 +160,16 @@ class Session:
         with self.clock("eval"):
             terms: Terms = {}
             for index in range(min(self.training.eval.batches, self.held_out.whole_batches)):
-                micro_batches = [self._moved(batch) for batch in self.held_out.load(index)]
-                terms = add(terms, self.sharded.evaluate(micro_batches))
+                micro_batches = [self.streams.blank(self._moved(batch)) for batch in self.held_out.load(index)]
+                terms = add(terms, self.sharded.evaluate(micro_batches, phase=self.step.turns.cycle[-1].name))
             sums, _ = self.totals(terms)
-        loss = sums["loss"][0] / sums["loss"][1]
+        means = {name: total / count for name, (total, count) in sums.items() if count}
+        loss = sum(weight * means[name] for name, weight in self.training.entry.objective.items())
         size = self.training.data.bytes_per_token
         bits = loss / (log(2) * size) if size else None
-        self.worker.tell("eval", step=done, loss=loss, bits_per_byte=bits, seconds=self.clock.spent["eval"])
+        self.worker.tell(
+            "eval", step=done, loss=loss, terms=means, bits_per_byte=bits, seconds=self.clock.spent["eval"]
+        )
         self.enter("train")
 
     def saves_after(self, done: int) -> bool:
@@ -201,6 +215,13 @@ class Session:
     def _lr(self, step: int) -> float:
         return self.training.optimizer.lr * factor(self.training.schedule, step, self.steps)
 
+    def _order(self, size: int) -> Positions:
+        """Shuffled; but where slots carry state, each reads on where it was, and experience has only its slots."""
+        entry, slots = self.training.entry, self.training.train.global_batch
+        if entry.data == "experience":
+            return InTurn(size)
+        return Lanes(size, slots) if entry.streams else Order(size, self.training.seed)
+
     def _loader(self, dataset: MapStyle, order: Positions, micro_batch: int) -> Loader:
         training = self.training
         return Loader(
@@ -224,8 +245,7 @@ class Session:
         if settled and of_rank % settled == 0:
             return settled
         self.enter("probe")
-        data = self.training.data.train
-        (batch,) = self._loader(data, Order(len(data), self.training.seed), of_rank).load(0)
-        size = settle_micro_batch(self.sharded, self._moved(batch), self.training.first_guess)
+        (batch,) = self._loader(self.training.data.train, self.order, of_rank).load(0)
+        size = settle_micro_batch(self.sharded, self.streams.blank(self._moved(batch)), self.training.first_guess)
         self.worker.tell("micro_batch", size=size, estimate=self.training.first_guess)
         return size

@@ -7,12 +7,13 @@ draws and the learning rate are functions of the step.
 from torch import Tensor, nn
 
 from .optimizers import ShardedOptimizer
-from .parallelize import Sharded
 from .parts import shaped_like
+from .sharded import Sharded
+from .streams import Streams
 
 
-def tensors(sharded: Sharded, optimizer: ShardedOptimizer) -> dict[str, Tensor]:
-    """ "model.<parameter>", "model.<buffer>" and "optimizer.<parameter>.<state>" -> tensor of this rank.
+def tensors(sharded: Sharded, optimizer: ShardedOptimizer, streams: Streams | None = None) -> dict[str, Tensor]:
+    """ "model.<parameter>", "model.<buffer>", "optimizer.<parameter>.<state>", "stream.<name>" -> this rank's tensor.
 
     A DTensor stands for its whole tensor; a plain tensor is the same on every rank that holds the name.
     """
@@ -20,7 +21,7 @@ def tensors(sharded: Sharded, optimizer: ShardedOptimizer) -> dict[str, Tensor]:
     found |= {f"model.{name}": buffer for name, buffer in persistent_buffers(sharded.program).items()}
     for name, key, part in optimizer.state():
         found[f"optimizer.{name}.{key}"] = shaped_like(sharded.parameters[name], part)
-    return found
+    return found | (streams.tensors() if streams else {})
 
 
 def persistent_buffers(program: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ The all-reduce carries the terms' sums and counts, each rank's share of the squa
 so every rank divides by the same count, clips by the same norm and leaves at the same step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from ..models.program import Terms
 from .clock import Clock
+from .follow import Following
 from .gradients import clip_factor, local_gradients, square_share
 from .optimizers import ShardedOptimizer
-from .parallelize import Sharded
+from .phases import Turns, trains
+from .sharded import Sharded
+from .streams import Streams
 from .terms import Batch
 
 
@@ -23,47 +26,103 @@ from .terms import Batch
 class Outcome:
     """What a step found, equal on every rank."""
 
+    loss: float  # the objective
     terms: dict[str, float]  # mean of each named term over the global batch
     count: float  # items of the objective in the global batch (tokens, say)
     grad_norm: float  # of the mean objective's whole gradient, before clipping
     lr: float
     stop: bool  # some rank was asked to stop
-
-    @property
-    def loss(self) -> float:
-        """The objective."""
-        return self.terms["loss"]
+    phase: str = ""
 
 
 class Step:
     """The step of one sharded model and its optimizer."""
 
-    def __init__(self, sharded: Sharded, optimizer: ShardedOptimizer, lr: Callable[[int], float], clip: float) -> None:
+    def __init__(
+        self,
+        sharded: Sharded,
+        optimizer: ShardedOptimizer,
+        lr: Callable[[int], float],
+        clip: float,
+        streams: Streams | None = None,
+        following: Following | None = None,
+    ) -> None:
         self.sharded, self.optimizer, self.lr, self.clip = sharded, optimizer, lr, clip
+        self.streams, self.following = streams, following
+        self.turns = Turns(sharded.entry.phases)
         self.totals = Totals(sharded)
-        self.parameters = list(sharded.parameters.values())
-        self.holders = list(sharded.holders.values())
 
-    def __call__(self, step: int, micro_batches: Sequence[Batch], stop: bool, clock: Clock) -> Outcome:
+    def __call__(
+        self, step: int, micro_batches: Sequence[Batch], stop: bool, clock: Clock, fresh: bool = False
+    ) -> Outcome:
         """Update the parameters from this rank's share of a global batch.
 
         Args:
             step: updates made before this one.
             stop: this rank was asked to stop after this step.
+            fresh: every slot of the entry's streams begins anew.
         """
+        phase = self.turns.at(step)
         with clock("compute"):
-            terms = self.sharded.run(micro_batches)
+            weights, scale = self._weights(micro_batches)
+            if self.streams is not None:
+                micro_batches = self.streams.hand_out(micro_batches, fresh)
+            passed = self.sharded.run(micro_batches, phase=phase.name, weights=weights)
         with clock("optimizer"):
-            gradients = local_gradients(self.parameters)
-            share = square_share(gradients, self.holders)
-            sums, (square, stops) = self.totals(terms, share, torch.tensor(float(stop)))
-            scale = self.sharded.factor / sums["loss"][1]
-            norm = square**0.5 * scale
-            torch._foreach_mul_(gradients, scale * clip_factor(norm, self.clip))
-            lr = self.lr(step)
-            self.optimizer.step(lr)
-        means = {name: value / count for name, (value, count) in sums.items()}
-        return Outcome(means, sums["loss"][1], norm, lr, stops > 0)
+            trained = [name for name in self.optimizer.parameters if trains(phase, name)]
+            gradients = local_gradients([self.sharded.parameters[name] for name in trained])
+            share = square_share(gradients, [self.sharded.holders[name] for name in trained])
+            sums, (square, stops) = self.totals(passed.terms, share, torch.tensor(float(stop)), phase=phase.name)
+            means = {name: value / count for name, (value, count) in sums.items() if count}
+            objective = self.sharded.entry.objective
+            count = self._count(sums)
+            factor = scale or 1.0 / count
+            norm = square**0.5 * factor
+            torch._foreach_mul_(gradients, factor * clip_factor(norm, self.clip))
+            lr = self.lr(step) * phase.lr
+            self.optimizer.step(lr, trained)
+            if self.following is not None:
+                self.following.step(step + 1)
+            if self.streams is not None:
+                self.streams.take(passed.states)
+        loss = sum(weight * means[name] for name, weight in objective.items())
+        return Outcome(loss, means, count, norm, lr, stops > 0, phase.name)
+
+    def _weights(self, micro_batches: Sequence[Batch]) -> tuple[Mapping[str, float], float]:
+        """Weight of each term's sum in what is differentiated, and what the gradient is then multiplied by.
+
+        Of one term the count is divided by after backward (0.0 says so). Several terms with counts of their own must
+        be weighed against each other before it, so their counts are asked of the batch. Collective over the world.
+        """
+        entry = self.sharded.entry
+        if len(entry.objective) == 1:
+            return entry.objective, 0.0
+        if entry.counts is None:
+            raise ValueError(f"the objective of {entry.name} has several terms, so the entry needs `counts`")
+        mesh, found = self.sharded.mesh, [entry.counts(batch) for batch in micro_batches]
+        flat = torch.stack([sum(torch.as_tensor(one[name]).double() for one in found) for name in entry.objective])
+        flat = flat.to(mesh.device) * (mesh.layout.data / mesh.layout.world_size)  # ranks that share samples count once
+        mesh.sum(flat)
+        counts = dict(zip(entry.objective, flat.tolist(), strict=True))
+        check_counts(counts)
+        return {name: weight / counts[name] for name, weight in entry.objective.items()}, 1.0
+
+    def _count(self, sums: Mapping[str, tuple[float, float]]) -> float:
+        """Items of the objective's first term."""
+        objective = self.sharded.entry.objective
+        check_counts({name: sums[name][1] for name in objective})
+        return sums[next(iter(objective))][1]
+
+
+def check_counts(counts: Mapping[str, float]) -> None:
+    """Refuse to divide by nothing.
+
+    Raises:
+        ZeroDivisionError: the global batch holds no item of some term.
+    """
+    for name, count in counts.items():
+        if count <= 0:
+            raise ZeroDivisionError(f"the global batch counts no item of the term {name!r}; nothing to average over")
 
 
 class Totals:
@@ -71,15 +130,13 @@ class Totals:
 
     def __init__(self, sharded: Sharded) -> None:
         self.sharded = sharded
-        self.names: list[str] | None = None
+        self.names: dict[str, list[str]] = {}  # phase -> its terms
 
-    def __call__(self, terms: Terms, *others: Tensor) -> tuple[dict[str, tuple[float, float]], list[float]]:
-        """({name: (sum, count)}, the other scalars' sums). Collective over the world.
-
-        Raises:
-            ZeroDivisionError: the global batch holds no item of some term, "loss" included.
-        """
-        names = self._agree(terms)
+    def __call__(
+        self, terms: Terms, *others: Tensor, phase: str = ""
+    ) -> tuple[dict[str, tuple[float, float]], list[float]]:
+        """({name: (sum, count)}, the other scalars' sums). Collective over the world."""
+        names = self._agree(terms, phase)
         device = self.sharded.mesh.device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         pairs = [x for name in names for x in terms.get(name, (zero, zero))]
@@ -88,19 +145,14 @@ class Totals:
         self.sharded.mesh.sum(flat)
         values = flat.tolist()
         sums = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(names)}
-        for name, (_, count) in sums.items():
-            if count <= 0:
-                raise ZeroDivisionError(
-                    f"the global batch counts no item of the term {name!r}; nothing to average over"
-                )
         return sums, values[len(pairs) :]
 
-    def _agree(self, terms: Terms) -> list[str]:
-        """The terms' names, which under a pipeline only the last stage knows; learnt at the first call."""
-        if self.names is None:
-            self.names = list(terms)
+    def _agree(self, terms: Terms, phase: str) -> list[str]:
+        """The terms' names in a phase, which under a pipeline only one stage knows; learnt at the first call."""
+        if phase not in self.names:
+            self.names[phase] = list(terms)
             if group := self.sharded.mesh.group("pipeline"):
-                box = [self.names]
-                dist.broadcast_object_list(box, dist.get_process_group_ranks(group)[-1], group=group)
-                self.names = box[0]
-        return self.names
+                stages: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
+                dist.all_gather_object(stages, self.names[phase], group=group)
+                self.names[phase] = max(stages, key=len)
+        return self.names[phase]

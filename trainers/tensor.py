@@ -1,113 +1,161 @@
-"""How is a layer split over the tensor axis? Column and row linears (Shoeybi et al. 2019, Megatron-LM).
+"""How is a layer split over the tensor axis, and an expert stack over the expert axis?
 
-Weights become DTensors, so that a checkpoint knows their place; the arithmetic is on local tensors. `enter` and
-`leave` are each other's gradient, so the split holds to any order of differentiation.
+Linear and convolution layers become column and row layers (Shoeybi et al. 2019, Megatron-LM); modules that split their
+own arithmetic keep it, and have their tensors cut. Weights become DTensors, so that a checkpoint knows their place;
+the arithmetic is on local tensors, between collectives that hold to any order of differentiation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
-import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from ..models.axes import Axis, local
 from ..models.entry import TensorPlan
-from .parts import local
+from ..models.layers.collectives import enter, leave
+from .mesh import Mesh
+
+CONVOLUTIONS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+}
+Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, weight, bias) -> y
 
 
-class _Enter(torch.autograd.Function):
-    """Identity forward; backward sums the gradients of the axis' ranks, each of which saw its own columns."""
+class Column(nn.Module):
+    """x with all features -> this rank's share of the output features."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Leave.apply(gradient, ctx.group), None
-
-
-class _Leave(torch.autograd.Function):
-    """Sum of the ranks' partial results; the identity backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        total = x.clone(memory_format=torch.contiguous_format)  # gloo reads permuted strides wrongly
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Enter.apply(gradient, ctx.group), None
-
-
-def _split(parameter: Tensor, axis: DeviceMesh, dim: int) -> nn.Parameter:
-    """A rank's shard of a parameter that every rank holds in full; no communication."""
-    split = distribute_tensor(parameter.data, axis, [Shard(dim)], src_data_rank=None)
-    return nn.Parameter(split, requires_grad=parameter.requires_grad)
-
-
-class ColumnLinear(nn.Module):
-    """x [..., in] -> this rank's columns [..., out / degree]."""
-
-    def __init__(self, linear: nn.Linear, axis: DeviceMesh, enters: bool) -> None:
+    def __init__(self, layer: nn.Module, axis: DeviceMesh, place: Axis, enters: bool) -> None:
         super().__init__()
-        self.group = axis.get_group()
+        self.layer, self.place = arithmetic(layer), place
         self.enters = enters  # False: the module around it has entered the split region already
-        self.weight = _split(linear.weight, axis, 0)
-        self.bias = None if linear.bias is None else _split(linear.bias, axis, 0)
+        self.weight = split_parameter(layer.weight, axis, 0)
+        self.bias = None if layer.bias is None else split_parameter(layer.bias, axis, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.enters:
-            x = _Enter.apply(x, self.group)
-        return F.linear(x, local(self.weight), None if self.bias is None else local(self.bias))
+            x = enter(x, self.place)
+        return self.layer(x, local(self.weight), None if self.bias is None else local(self.bias))
 
 
-class RowLinear(nn.Module):
-    """This rank's columns of x [..., in / degree] -> the whole result [..., out]."""
+class Row(nn.Module):
+    """x with this rank's share of the features -> the whole output."""
 
-    def __init__(self, linear: nn.Linear, axis: DeviceMesh) -> None:
+    def __init__(self, layer: nn.Module, axis: DeviceMesh, place: Axis) -> None:
         super().__init__()
-        self.group = axis.get_group()
-        self.weight = _split(linear.weight, axis, 1)
-        self.bias = linear.bias  # added once, after the sum: the same on every rank
+        self.layer, self.place = arithmetic(layer), place
+        self.weight = split_parameter(layer.weight, axis, 1)
+        self.bias = layer.bias  # added once, after the sum: the same on every rank
+        self.trailing = self.weight.ndim - 2  # dims behind the features
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Leave.apply(F.linear(x, local(self.weight)), self.group)
-        return y if self.bias is None else y + self.bias
+        y = leave(self.layer(x, local(self.weight), None), self.place)
+        if self.bias is None:
+            return y
+        return y + self.bias.view(-1, *[1] * self.trailing)
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
-
-
-def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh) -> None:
-    """Replace the plan's linears by their split forms, in place.
+def arithmetic(layer: nn.Module) -> Layer:
+    """What a linear or convolution layer computes from its input and its own or other weights.
 
     Raises:
-        ValueError: a module of the plan is not an nn.Linear, or its size is no multiple of the degree.
+        ValueError: the layer is of another kind, or a convolution of several groups or an unusual padding.
     """
-    degree, index, group = axis.size(), axis.get_local_rank(), axis.get_group()
+    if isinstance(layer, nn.Linear):
+        return F.linear
+    convolution = CONVOLUTIONS.get(type(layer))
+    if convolution is None or layer.groups != 1 or layer.padding_mode != "zeros":
+        raise ValueError(f"{layer} cannot be split; the tensor plan takes nn.Linear and nn.Conv1d to 3d of one group")
+    return partial(_convolve, convolution, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+
+
+def _convolve(function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> Tensor:
+    return function(x, weight, bias, **how)
+
+
+def split_parameter(parameter: Tensor, axis: DeviceMesh, dim: int) -> nn.Parameter:
+    """A rank's shard of a parameter that every rank holds in full; no communication."""
+    return nn.Parameter(_split(parameter.data, axis, dim), requires_grad=parameter.requires_grad)
+
+
+def _split(whole: Tensor, axis: DeviceMesh, dim: int) -> DTensor:
+    return distribute_tensor(whole, axis, [Shard(dim)], src_data_rank=None)
+
+
+def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh, place: Axis) -> None:
+    """Split what the plan names, in place.
+
+    Raises:
+        ValueError: a module of the plan cannot be split, or its size is no multiple of the degree.
+    """
     for path, module in list(program.named_modules()):
-        if _matches(path, plan.sliced):
-            module.tensor_slice = (index, degree)
-        if _matches(path, plan.inputs):
-            module.register_forward_pre_hook(lambda _, inputs: (_Enter.apply(inputs[0], group), *inputs[1:]))
-        column, row = _matches(path, plan.columns), _matches(path, plan.rows)
+        if matches(path, plan.inputs):
+            module.register_forward_pre_hook(lambda _, inputs: (enter(inputs[0], place), *inputs[1:]))
+        column, row = matches(path, plan.columns), matches(path, plan.rows)
         if not (column or row):
             continue
-        if not isinstance(module, nn.Linear):
-            raise ValueError(f"the tensor plan names {path}, which is {type(module).__name__}, not nn.Linear")
-        features = module.out_features if column else module.in_features
-        if features % degree:
-            raise ValueError(f"tensor={degree} does not divide the {features} features of {path}")
+        check_features(path, module, 0 if column else 1, axis.size())
         above, _, name = path.rpartition(".")
-        entered = any(_matches(above, (pattern,)) for pattern in plan.inputs)
-        split = ColumnLinear(module, axis, enters=not entered) if column else RowLinear(module, axis)
+        entered = any(matches(above, (pattern,)) for pattern in plan.inputs)
+        split = Column(module, axis, place, enters=not entered) if column else Row(module, axis, place)
         setattr(program.get_submodule(above), name, split)
+    for pattern, dim in plan.own.items():
+        split_tensors(program, (pattern,), axis, dim)
+
+
+def check_features(path: str, layer: nn.Module, dim: int, degree: int) -> None:
+    """Refuse a layer that the degree does not divide.
+
+    Raises:
+        ValueError: it does not.
+    """
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2:
+        raise ValueError(
+            f"the tensor plan names {path}, which is {type(layer).__name__}, not nn.Linear or nn.Conv1d to 3d"
+        )
+    if weight.shape[dim] % degree:
+        raise ValueError(f"tensor={degree} does not divide the {weight.shape[dim]} features of {path}")
+
+
+def split_tensors(program: nn.Module, patterns: Iterable[str], axis: DeviceMesh, dim: int) -> list[nn.Parameter]:
+    """Cut parameters and buffers along a dim, in place; the parameters that came out.
+
+    Raises:
+        ValueError: the degree does not divide the dim.
+    """
+    made: list[nn.Parameter] = []
+    for path, module in program.named_modules():
+        tensors = {**module._parameters, **module._buffers}
+        for name, tensor in tensors.items():
+            full = f"{path}.{name}" if path else name
+            if tensor is None or not matches(full, patterns):
+                continue
+            if tensor.shape[dim] % axis.size():
+                raise ValueError(
+                    f"a degree of {axis.size()} does not divide dim {dim} of {full}, {tuple(tensor.shape)}"
+                )
+            if isinstance(tensor, nn.Parameter):
+                made.append(split_parameter(tensor, axis, dim))
+                setattr(module, name, made[-1])
+            else:
+                setattr(module, name, _split(tensor, axis, dim))
+    return made
+
+
+def split_experts(program: nn.Module, patterns: Iterable[str], mesh: Mesh) -> list[nn.Parameter]:
+    """Leave each rank its own experts; the parameters that hold them, none where experts are not split."""
+    if mesh.layout.expert == 1 or mesh.experts is None:
+        return []
+    return split_tensors(program, patterns, mesh.experts["expert"], 0)
+
+
+def matches(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a path is one of the patterns."""
+    return any(fnmatchcase(path, pattern) for pattern in patterns)

@@ -4,13 +4,39 @@ A mean of means weights a rank or a micro-batch with few items too much; sums an
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from ..models.program import Terms
+from ..models.program import Result, Terms
 
 Batch = Mapping[str, Tensor]  # dim 0 of every tensor is the sample
+LOSS: Mapping[str, float] = MappingProxyType({"loss": 1.0})  # what is differentiated where there is one objective
+
+
+@dataclass
+class Passed:
+    """What the forwards of a step found on this rank."""
+
+    terms: Terms = field(default_factory=dict)
+    states: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)  # micro-batch -> new rows of its streams
+    update: dict[str, Tensor] = field(default_factory=dict)  # what a rule without gradients adds, by parameter
+
+    def add(self, micro_batch: int, result: Result) -> None:
+        """Take in one micro-batch's result, off the graph. A stage may have several parts; each brings its streams."""
+        self.terms = add(self.terms, result.terms)
+        rows = {name: x.detach() for name, x in result.state.items()}
+        self.states[micro_batch] = {**self.states.get(micro_batch, {}), **rows}
+        for name, x in result.update.items():
+            self.update[name] = x.detach() + self.update[name] if name in self.update else x.detach()
+
+
+def objective(terms: Terms, weights: Mapping[str, float]) -> Tensor:
+    """What is differentiated: the weighted sum of the terms' sums, 0-dim."""
+    return torch.stack([weight * terms[name][0] for name, weight in weights.items()]).sum()
 
 
 def add(total: Terms, terms: Terms) -> Terms:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+from .layout import Layout
 
 
 class ZeroSync:
@@ -39,19 +41,37 @@ class ZeroSync:
 
 
 def shard_units(
-    program: nn.Module, groups: Sequence[Sequence[str]], axis: DeviceMesh, stage: int, compute: torch.dtype | None
+    program: nn.Module,
+    groups: Sequence[Sequence[str]],
+    axis: DeviceMesh,
+    layout: Layout,
+    compute: torch.dtype | None,
+    apart: set[nn.Parameter],
 ) -> ZeroSync:
     """Shard a program in place over `axis` (one dim: shard; two dims: replicate x shard).
+
+    Gradients come out as sums over the data ranks, as replicas' gradients do.
 
     Args:
         groups: module paths; the modules of one group are gathered and freed together, in this order of use.
         compute: dtype of the gathered parameters; None keeps fp32. Gradients are reduced in fp32.
+        apart: parameters that are left as they are.
     """
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32 if compute else None)
-    for group in groups:
+    pinned = axis.device_type == "cuda"
+    offload = CPUOffloadPolicy(pin_memory=pinned) if layout.offload else OffloadPolicy()
+    for group in (*groups, [""]):
         modules = [program.get_submodule(path) for path in group]
         fully_shard(
-            modules if len(modules) > 1 else modules[0], mesh=axis, reshard_after_forward=stage == 3, mp_policy=policy
+            modules if len(modules) > 1 else modules[0],
+            mesh=axis,
+            reshard_after_forward=layout.zero == 3,
+            mp_policy=policy,
+            offload_policy=offload,
+            ignored_params=apart,
         )
-    fully_shard(program, mesh=axis, reshard_after_forward=stage == 3, mp_policy=policy)
-    return ZeroSync(program, stage)
+    for module in program.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to a divisor of one
+            module.set_gradient_divide_factor(1.0)
+    return ZeroSync(program, layout.zero)

@@ -140,7 +140,6 @@ def tensor(config: GPT2Config) -> TensorPlan:
         ),
         rows=("blocks.*.attention.output", "blocks.*.mlp.contract"),
         inputs=("blocks.*.attention", "blocks.*.mlp"),
-        sliced=("blocks.*.attention",),
     )
 
 
@@ -151,6 +150,7 @@ ENTRY = Entry(
     config=GPT2Config,
     presets=PRESETS,
     data="tokens",
+    dataset="stdlib",
     parameters=parameters,
     shapes=shapes,
     flops=flops,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..axes import ALONE, Axes
 from ..draw import dropout
 from ..layers.cross_entropy import cross_entropy
 from .entry import LOGITS, GPT2Config
@@ -93,10 +94,10 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal attention [B, T, C] to [B, T, C].
 
-    Under tensor parallel a rank holds the heads [index * H, (index + 1) * H), where tensor_slice = (index, degree).
+    Under tensor parallel a rank holds the heads [index * H, (index + 1) * H) of its place on that axis.
     """
 
-    tensor_slice: tuple[int, int] = (0, 1)
+    axes: Axes = ALONE
 
     def __init__(self, config: GPT2Config, name: str) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ class Attention(nn.Module):
     def drop(self, weights: Tensor, key: Tensor | None) -> Tensor:
         """Dropout of probabilities [B, H, T, T]; a head draws the same numbers on whichever rank it sits."""
         local, *square = weights.shape[1:]
-        start, extent = (self.tensor_slice[0] * local, 0, 0), (self.heads, *square)
+        start, extent = (self.axes.tensor.index * local, 0, 0), (self.heads, *square)
         return dropout(weights, self.dropout, key, f"{self.name}.probabilities", start, extent)
 
 

@@ -1,14 +1,16 @@
 """Every strategy gives the result of one process; and a planted fault does not."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from shardwright.jobs.verify import verify
-from shardwright.trainers import gradients, parallelize, step, terms
+from shardwright.models.program import Result
+from shardwright.trainers import gradients, parallelize, step
 from shardwright.trainers.layout import parse_strategy
+from shardwright.trainers.sharded import Sharded
+from shardwright.trainers.terms import Passed
 from shardwright.trainers.world import Worker
 
 TOLERANCE = 1e-5
@@ -50,10 +52,18 @@ def test_a_layout_never_changes_the_result(ranks: Callable[..., list[Any]], stra
 
 def wrong_scale() -> None:
     """Gradients averaged over the data ranks are taken for their sum."""
-    original = parallelize.parallelize
-    from shardwright.trainers import equivalence
+    from torch.distributed.fsdp import FSDPModule
 
-    equivalence.parallelize = lambda *args, **kw: replace(original(*args, **kw), factor=1.0)
+    original = parallelize.shard_units
+
+    def averaged(program: Any, *args: Any) -> Any:
+        sync = original(program, *args)
+        for module in program.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(2.0)
+        return sync
+
+    parallelize.shard_units = averaged
 
 
 def local_clipping() -> None:
@@ -64,37 +74,36 @@ def local_clipping() -> None:
 
 def mean_of_means() -> None:
     """Each micro-batch's loss is divided by its own count."""
-    original = terms.add
 
-    def accumulate(self: parallelize.Sharded, batches: Any) -> Any:
-        found: Any = {}
+    def accumulate(self: Sharded, batches: Any, *_: Any) -> Passed:
+        passed = Passed()
         for index, batch in enumerate(batches):
             self.sync.prepare(last=index == len(batches) - 1)
             value, count = self.program(batch)["loss"]
             (value / count).backward()
-            found = original(found, {"loss": (value / count, torch.ones(()))})
-        return found
+            passed.add(index, Result({"loss": (value / count, torch.ones(()))}))
+        return passed
 
-    parallelize.Sharded._accumulate = accumulate
+    Sharded._accumulate = accumulate
 
 
 def dropped_micro_batch() -> None:
     """The last micro-batch of a rank is lost on its way."""
-    original = parallelize.Sharded.run
-    parallelize.Sharded.run = lambda self, batches: original(self, batches[:-1])
+    original = Sharded.run
+    Sharded.run = lambda self, batches, **how: original(self, batches[:-1], **how)
 
 
 def late_zero() -> None:
     """Gradients are cleared between forward and backward, through the module."""
-    original = parallelize.Sharded._accumulate
+    original = Sharded._accumulate
 
-    def accumulate(self: parallelize.Sharded, batches: Any) -> Any:
+    def accumulate(self: Sharded, *args: Any) -> Any:
         handle = self.program.register_forward_hook(lambda *_: self.program.zero_grad())
-        terms = original(self, batches)
+        passed = original(self, *args)
         handle.remove()
-        return terms
+        return passed
 
-    parallelize.Sharded._accumulate = accumulate
+    Sharded._accumulate = accumulate
 
 
 def no_sync() -> None:

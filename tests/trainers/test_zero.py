@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from shardwright.jobs.verify import token_batches
+from shardwright.models.axes import local
 from shardwright.models.catalog import configure, find
 from shardwright.trainers.layout import parse_strategy
 from shardwright.trainers.mesh import build_mesh
 from shardwright.trainers.parallelize import parallelize
-from shardwright.trainers.parts import local
 from shardwright.trainers.world import Worker
 from torch.utils._python_dispatch import TorchDispatchMode
 

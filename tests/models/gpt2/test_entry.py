@@ -121,7 +121,7 @@ def test_the_plan_names_modules_that_exist() -> None:
     names = [name for name, _ in built(TINY).named_modules()]
     assert ENTRY.tensor is not None
     plan = ENTRY.tensor(TINY)
-    for patterns in (plan.columns, plan.rows, plan.inputs, plan.sliced):
+    for patterns in (plan.columns, plan.rows, plan.inputs):
         for pattern in patterns:
             assert sum(fnmatchcase(name, pattern) for name in names) == TINY.layers, pattern
     linear = {name for name, module in built(TINY).named_modules() if isinstance(module, nn.Linear)}

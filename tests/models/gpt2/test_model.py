@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shardwright.models.axes import Axes, Axis
 from shardwright.models.draw import dropout, keys
 from shardwright.models.gpt2.entry import ENTRY, GPT2Config, boundary
 from shardwright.models.gpt2.model import GPT2
@@ -135,7 +136,7 @@ def split(model: GPT2, index: int, degree: int) -> GPT2:
         for layer in (attention.output, mlp.contract):
             layer.weight = nn.Parameter(layer.weight.detach().chunk(degree, dim=1)[index])
             layer.bias = nn.Parameter(layer.bias.detach() * (index == 0))
-        attention.tensor_slice = (index, degree)
+        attention.axes = Axes(tensor=Axis(index, degree))
     return model
 
 

@@ -1,0 +1,111 @@
+"""What does a step work with, whatever the layout? One rank's part of a model, its forward and its backward."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..models.axes import local
+from ..models.entry import Entry
+from ..models.program import Terms, take_apart
+from .context import own_tokens
+from .mesh import Mesh
+from .pipeline import Pipeline
+from .terms import LOSS, Batch, GradientSync, Passed, add, objective
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Gradients that are partial after backward, each rank of a group holding a part of the sum."""
+
+    parameters: tuple[nn.Parameter, ...]
+    group: dist.ProcessGroup
+
+    def finish(self) -> None:
+        """Add the parts, bit-equally on every rank."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat, group=self.group)
+        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """One rank's part of a model."""
+
+    entry: Entry
+    program: nn.Module
+    mesh: Mesh
+    parameters: Mapping[str, nn.Parameter]  # by the names of the whole model; a tied weight by its owner's name
+    holders: Mapping[str, int]  # ranks of the world that hold the same elements as this rank
+    sync: GradientSync
+    pipeline: Pipeline | None
+    sums: tuple[Sum, ...]  # of gradients that neither replicas nor ZeRO add up
+    autocast: torch.dtype | None  # dtype of the arithmetic where ZeRO does not cast the parameters
+
+    def run(self, micro_batches: Sequence[Batch], *, phase: str = "", weights: Mapping[str, float] = LOSS) -> Passed:
+        """Forward and backward of one step: what it found on this rank, gradients summed over the data ranks.
+
+        Terms stand on the ranks of the last pipeline stage only.
+
+        Args:
+            phase: name of the entry's phase.
+            weights: of each term's sum in what is differentiated.
+        """
+        micro_batches = [self._own(batch) for batch in micro_batches]
+        self.sync.zero()
+        self.program.train()
+        with self._precision():
+            if self.pipeline:
+                passed = self.pipeline.run(micro_batches, self.sync, _told(phase), weights)
+            else:
+                passed = self._accumulate(micro_batches, _told(phase), weights)
+        self.sync.finish()
+        for part in self.sums:
+            part.finish()
+        return passed
+
+    @torch.no_grad()
+    def evaluate(self, micro_batches: Sequence[Batch], *, phase: str = "") -> Terms:
+        """Forward alone, in evaluation mode."""
+        self.program.eval()
+        micro_batches = [self._own(batch) for batch in micro_batches]
+        with self._precision():
+            if self.pipeline:
+                return self.pipeline.evaluate(micro_batches, _told(phase))
+            terms: Terms = {}
+            for batch in micro_batches:
+                terms = add(terms, take_apart(self.program(batch, **_told(phase)), ()).terms)
+            return terms
+
+    def _accumulate(
+        self, micro_batches: Sequence[Batch], told: Mapping[str, str], weights: Mapping[str, float]
+    ) -> Passed:
+        passed = Passed()
+        for index, batch in enumerate(micro_batches):
+            self.sync.prepare(last=index == len(micro_batches) - 1)
+            result = take_apart(self.program(batch, **told), weights)
+            objective(result.terms, weights).backward()
+            passed.add(index, result)
+        return passed
+
+    def _own(self, batch: Batch) -> Batch:
+        return own_tokens(batch, self.entry.context, self.mesh.axes.context)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.mesh.device.type, dtype=self.autocast)
+
+
+def _told(phase: str) -> dict[str, str]:
+    """How forward is told the phase: not at all where the entry has none."""
+    return {"phase": phase} if phase else {}
