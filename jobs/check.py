@@ -14,6 +14,7 @@ from typing import Any
 
 from ..models.catalog import configure, find, refusal
 from ..models.entry import Entry
+from ..trainers.data.samples.shipped import SHIPPED
 from ..trainers.data.sources import check_source, is_packed
 from ..trainers.layout import AXES, Layout, resolve
 from ..trainers.portions import divisors
@@ -134,10 +135,15 @@ def check_coupled(job: Loaded, entry: Entry, layout: Layout, share: int) -> None
 def check_text(job: Loaded, entry: Entry, config: Any) -> None:
     """Whether the entry reads what [data] gives, as far as the sizes tell."""
     data = job.spec.data
+    if entry.data == "experience":
+        return check_unread(job, entry)
+    if entry.data == "tokens" and data.name in SHIPPED:
+        raise refuse(job, "data.name", f'gives samples, but {entry.name} reads tokens; say data.name = "stdlib"')
     if not is_packed(data):
-        return
+        return None
     if entry.data != "tokens":
-        raise refuse(job, "data.name", f"gives tokens, but {entry.name} reads samples; name a package.module:object")
+        known = f'say data.name = "{entry.dataset}"' if entry.dataset else "name a package.module:object"
+        raise refuse(job, "data.name", f"gives tokens, but {entry.name} reads samples; {known}")
     context = getattr(config, "context", data.sequence_length)
     if data.sequence_length > context:
         raise refuse(job, "data.sequence_length", f"is more than the model's context={context}")
@@ -145,6 +151,13 @@ def check_text(job: Loaded, entry: Entry, config: Any) -> None:
     if held is not None and ids is not None and ids > held:
         reason = f"has {ids} tokens, but the model has vocab_size={held}; set model.config.vocab_size={ids}"
         raise refuse(job, "data.tokenizer", reason)
+    return None
+
+
+def check_unread(job: Loaded, entry: Entry) -> None:
+    """No data set is named for an entry that makes its own samples."""
+    if job.origins["data.name"] != "default":
+        raise refuse(job, "data.name", f"is not read: {entry.name} makes its samples by acting; leave it out")
 
 
 def known_ids(job: Loaded) -> int | None:
@@ -171,7 +184,7 @@ def check_data(job: Loaded) -> None:
     with blaming(job, "data.name", "data.path", *(["data.tokenizer"] if data.tokenizer not in BUILT_IN else [])):
         check_source(data)
     module = data.name.partition(":")[0]
-    if not is_packed(data) and not is_module(module):
+    if not is_packed(data) and data.name not in SHIPPED and not is_module(module):
         raise refuse(job, "data.name", f"names no module: {module!r} is not on the import path")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..models.catalog import find
 from ..trainers.options import LENGTHS
 from .fields import NO_SECTIONS, Key, convert, keys, legal, nearest, section_types, similar
 from .layers import Layer, Source, Stated, command_line, file_layers, find_source, surroundings, tree_layers
@@ -26,7 +27,7 @@ class Loaded:
     """A job and where each of its values comes from."""
 
     spec: JobSpec
-    origins: Mapping[str, str]  # dotted key -> "gpt.toml:12", "profile ...:3", "command line" or "default"
+    origins: Mapping[str, str]  # dotted key -> "gpt.toml:12", "profile ...:3", "command line", "model" or "default"
 
     @property
     def name(self) -> str:
@@ -80,9 +81,22 @@ def assemble(layers: Iterable[Layer], launchers: Mapping[str, type], name: str) 
     for layer in layers:
         said = {path: stated for path, stated in layer.items() if not bare(table, path, stated)}
         merge(merged, {path: typed(table, path, stated) for path, stated in said.items()})
+    merged |= read_by_model(merged)
     if not any(("train", length) in merged for length in LENGTHS):
         raise JobError(f"job {name!r}: exactly one of {alternatives()} is needed, and none is given")
     return built(merged, types, launchers, name)
+
+
+def read_by_model(merged: Layer) -> Layer:
+    """The data set that the model's entry learns on, where no layer names one."""
+    asked, default = merged.get(("model", "name"), Stated(JobSpec().model.name, "")), JobSpec().data.name
+    if ("data", "name") in merged:
+        return {}
+    try:
+        dataset = find(asked.value).dataset
+    except (ValueError, ImportError):  # jobs/check.py says what is wrong with it
+        return {}
+    return {("data", "name"): Stated(dataset, "model")} if dataset not in ("", default) else {}
 
 
 def built(merged: Layer, types: Mapping[str, type], launchers: Mapping[str, type], name: str) -> Loaded:

@@ -15,7 +15,7 @@ HEAD = """\
 # extends = ["base.toml"] above the first section reads other job files first.
 """
 STATED: Mapping[str, Any] = {"train.steps": 100}  # what has no default, but must be said
-SHOWN = ("model.name", "data.name", "train.steps", "train.global_batch", "resources.workers")
+SHOWN = ("model.name", "train.steps", "train.global_batch", "resources.workers")
 
 
 def job_template(launchers: Mapping[str, type] = NO_SECTIONS) -> str:
