@@ -1,4 +1,4 @@
-"""How do the peers import torchvision? They do so wherever it is installed, and beside a CPU torch it needs the cure."""
+"""How do the peers import torchvision? They do wherever it is installed; beside a CPU torch it needs a cure first."""
 
 import sys
 from pathlib import Path
