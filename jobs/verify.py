@@ -1,6 +1,7 @@
 """What does a rank of `verify model` do? It makes the trial's batches, equal on every rank, and compares."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from ..models.entry import Entry
 from ..trainers.data.dataset import open_data
 from ..trainers.data.loader import Loader
 from ..trainers.data.order import Order
-from ..trainers.equivalence import STEPS, Trial, compare, steps_of
+from ..trainers.equivalence import STEPS, Findings, Trial, alone, compare, steps_of
 from ..trainers.layout import parse_strategy
 from ..trainers.options import DataOptions, OptimizerOptions
 from ..trainers.terms import Batch
@@ -25,22 +26,49 @@ TOKENS = 16  # of a sample, at most
 def verify(
     worker: Worker, model: str, preset: str, config: dict[str, Any], data: str, strategy: str, optimizer: dict[str, Any]
 ) -> dict[str, float] | None:
-    """The differences that a strategy makes, on rank 0.
+    """The differences that a strategy makes, on rank 0; arguments as in verify_each."""
+    found = verify_each(worker, model, preset, config, data, [strategy], optimizer)
+    return found and found[strategy]
+
+
+def verify_each(
+    worker: Worker,
+    model: str,
+    preset: str,
+    config: dict[str, Any],
+    data: str,
+    strategies: list[str],
+    optimizer: dict[str, Any],
+) -> dict[str, dict[str, float]] | None:
+    """The differences that each of some strategies of this many ranks makes, on rank 0.
 
     Args:
         model, preset, config: as in [model] of a job file.
-        data: "package.module:object" that gives the samples, where the entry does not read tokens.
-        strategy: as parse_strategy reads it.
+        data: a data.name, where it is not the entry's own.
+        strategies: as parse_strategy reads them.
         optimizer: fields of the job's own [optimizer].
     """
     entry = find(model)
     sizes = configure(entry, preset, config)
-    layout = parse_strategy(strategy)
-    batches = trial_batches(entry, sizes, data, layout.data * MICRO_BATCHES)
-    tokens = batches[0][0]["inputs"].shape[1] if entry.data == "tokens" else 0
-    trial = Trial(entry, sizes, OptimizerOptions(**optimizer), MICRO_BATCHES, tokens)
-    found = compare(worker, trial, layout, batches)
-    return asdict(found) if found else None
+    each = 1 if entry.coupled == "batch" else MICRO_BATCHES
+    references: dict[int, Findings] = {}
+    verdicts: dict[str, dict[str, float]] = {}
+    for strategy in strategies:
+        layout = parse_strategy(strategy)
+        batches = trial_batches(entry, sizes, data, layout.data * each)
+        tokens = batches[0][0]["inputs"].shape[1] if entry.data == "tokens" else 0
+        trial = Trial(entry, sizes, OptimizerOptions(**optimizer), each, tokens)
+        known = partial(_reference, references, trial, batches, layout.data)
+        if found := compare(worker, trial, layout, batches, known):
+            verdicts[strategy] = asdict(found)
+    return verdicts if worker.rank == 0 else None
+
+
+def _reference(references: dict[int, Findings], trial: Trial, batches: list[list[Batch]], data: int) -> Findings:
+    """What one process finds, computed once for each number of data ranks: they decide what a global batch holds."""
+    if data not in references:
+        references[data] = alone(trial, batches, data)
+    return references[data]
 
 
 def trial_batches(entry: Entry, config: Any, data: str, portions: int) -> list[list[Batch]]:

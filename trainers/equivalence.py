@@ -4,7 +4,7 @@ Gradients are measured against the model's largest gradient, and weights after S
 gradient by its own size, which hides a wrong scale and blows up a difference at a true zero (an attention's key bias).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,18 +71,25 @@ def steps_of(entry: Entry) -> int:
     return max(STEPS, len(Turns(entry.phases).cycle))
 
 
-def compare(worker: Worker, trial: Trial, layout: Layout, batches: Sequence[Sequence[Batch]]) -> Differences | None:
+def compare(
+    worker: Worker,
+    trial: Trial,
+    layout: Layout,
+    batches: Sequence[Sequence[Batch]],
+    reference: Callable[[], Findings] | None = None,
+) -> Differences | None:
     """Run a trial under a layout and, on rank 0, in one process. Collective; the answer stands on rank 0.
 
     Args:
         batches: for each step all micro-batches, data rank by data rank.
+        reference: gives what one process found, where it is known from a layout of as many data ranks.
     """
     mesh = build_mesh(layout, worker.rank, worker.device)
     share = slice(mesh.data_rank * trial.micro_batches, (mesh.data_rank + 1) * trial.micro_batches)
     found = _sharded(trial, mesh, [step[share] for step in batches])
     if worker.rank:
         return None
-    return _differences(found, alone(trial, [merged(step, layout.data) for step in batches], layout.data))
+    return _differences(found, reference() if reference else alone(trial, batches, layout.data))
 
 
 def merged(step: Sequence[Batch], data: int) -> list[Batch]:
@@ -128,8 +135,10 @@ def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Fi
     """The same trajectory as a plain loop of torch, which shares no code with the trainer but the model.
 
     Args:
-        batches: for each step its micro-batches, each of `data` parts of equal size.
+        batches: for each step all micro-batches, data rank by data rank.
+        data: number of data ranks.
     """
+    batches = [merged(step, data) for step in batches]
     entry, turns = trial.entry, Turns(trial.entry.phases)
     program = build_seeded(entry, trial.config, trial.seed)
     parameters = dict(program.named_parameters())
