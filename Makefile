@@ -1,4 +1,5 @@
 # What does a fresh checkout need? `make run` sets up and trains the main job; `make test` sets up and runs every test.
+# `make engines` adds DeepSpeed, FairScale and Horovod, which pip alone cannot (the first horovod compiles for minutes).
 #
 #   make run  PYTHON=python3.12          another interpreter (3.11 or newer)
 #   make run  INDEX=URL FIND_LINKS=PLACE another package index, and a folder or page of wheels
@@ -19,14 +20,16 @@ ifdef FIND_LINKS
 export PIP_FIND_LINKS := $(FIND_LINKS)
 endif
 
-.PHONY: run test bench lint lock clean
+.PHONY: run test engines bench lint lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
 	$(BIN)/shardwright run gpt
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.engines
 	$(BIN)/python -m pytest $(ARGS)
+
+engines: $(VENV)/.engines
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -61,6 +64,14 @@ $(VENV)/.test: $(VENV)/.run
 	@$(PIP) --no-build-isolation --editable '.[train,hf,track,data,test]'
 	@touch $@
 
+# Their builds look at the torch that is installed, so they see this environment; horovod's wheel is built here.
+$(VENV)/.engines: $(VENV)/.run trainers/engines/horovod_wheel.py
+	@echo "Installing the engines deepspeed, fairscale and horovod"
+	@$(PIP) setuptools wheel
+	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation --editable '.[train,deepspeed,fairscale]'
+	@wheel=$$($(BIN)/python trainers/engines/horovod_wheel.py) && $(PIP) "$$wheel"
+	@touch $@
+
 $(VENV)/.bench: $(VENV)/.test benchmarks/requirements.txt
 	@echo "Installing the peers that the benchmarks compare with"
 	@$(PIP) --requirement benchmarks/requirements.txt
@@ -74,6 +85,8 @@ lock:
 	.venv-lock/bin/python -m pip install --quiet --upgrade setuptools
 	.venv-lock/bin/python -m pip install --quiet --no-build-isolation '$(TORCH)' \
 	    --editable '.[train,hf,track,data,test]' --requirement benchmarks/requirements.txt
+	DS_BUILD_OPS=0 .venv-lock/bin/python -m pip install --quiet --no-build-isolation '.[deepspeed,fairscale]' wheel
+	.venv-lock/bin/python -m pip install --quiet "$$(.venv-lock/bin/python trainers/engines/horovod_wheel.py)"
 	.venv-lock/bin/python -m pip list --format=freeze --exclude pip --exclude shardwright > .venv-lock/installed
 	(sed -n '/^#/p' lock.txt; sed 's/+.*//' .venv-lock/installed) > lock.txt.new && mv lock.txt.new lock.txt
 	rm -rf .venv-lock

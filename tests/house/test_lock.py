@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 CUDA = re.compile(r"(nvidia|cuda)-|triton$")  # what torch's own CUDA build brings along; its version is torch's choice
+EXTRAS = frozenset({"train", "hf", "track", "data", "deepspeed", "fairscale", "horovod", "test"})
 LINE = re.compile(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*)")
 
 
@@ -35,7 +36,7 @@ def needed(name: str, extras: frozenset[str], seen: set[tuple[str, str]]) -> set
 
 
 def test_every_package_that_is_needed_is_locked_at_the_version_that_is_installed(locked: dict[str, str]) -> None:
-    names = needed("shardwright", frozenset({"train", "hf", "track", "data", "test"}), set()) - {"shardwright"}
+    names = needed("shardwright", EXTRAS, set()) - {"shardwright"}
     installed = {name: version(name).partition("+")[0] for name in names if not CUDA.match(name)}
     assert {"torch", "numpy", "pytest", "markupsafe"} <= set(installed)
     assert installed == {name: locked.get(name) for name in installed}

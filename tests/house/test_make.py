@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DECLARED = ("Makefile", "pyproject.toml", "setup.py", "lock.txt")
+DECLARED = ("Makefile", "pyproject.toml", "setup.py", "lock.txt", "trainers/engines/horovod_wheel.py")
 OF_A_MAKE_AROUND = ("MAKE", "MFLAGS", "PYTHON", "ARGS", "INDEX", "FIND_LINKS")  # this may run inside `make test`
 
 
@@ -15,7 +15,8 @@ OF_A_MAKE_AROUND = ("MAKE", "MFLAGS", "PYTHON", "ARGS", "INDEX", "FIND_LINKS")  
 def checkout(root: Path, tmp_path: Path) -> Path:
     """A folder with what make reads."""
     for name in DECLARED:
-        shutil.copy(root / name, tmp_path)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
     return tmp_path
 
 
@@ -72,7 +73,7 @@ def test_a_second_call_installs_nothing_until_the_declaration_changes(
     checkout: Path, target: str, command: str
 ) -> None:
     (checkout / ".venv").mkdir()
-    for stamp in (".made", ".run", ".test"):
+    for stamp in (".made", ".run", ".test", ".engines"):
         (checkout / ".venv" / stamp).touch()
     assert make(checkout, "--dry-run", target).stdout == command + "\n"
     os.utime(checkout / ".venv" / ".run", (0, 0))
