@@ -17,6 +17,7 @@ from .words import read_words
 
 if TYPE_CHECKING:
     from .cluster.handle import Handle
+    from .cluster.verify import Verdict
     from .jobs.load import Loaded
     from .jobs.run_folder import RunFolder
 
@@ -341,9 +342,13 @@ def data_show(asked: Namespace) -> int:
 
 def verify_model(asked: Namespace) -> int:
     """Compare strategies of a model with one process; exit code 1 when any of them is not equal to it."""
+    if asked.all:
+        return verify_all(asked)
     from .cluster.verify import HEADER, row, verify
     from .jobs.spec import JobError
 
+    if not asked.model:
+        raise JobError("name a model of `shardwright models`, or say --all")
     names = [name for word in asked.strategies for name in word.split(",") if name] or None
     tell = (lambda verdict: None) if asked.json else (lambda verdict: print(row(verdict), flush=True))
     try:
@@ -354,6 +359,28 @@ def verify_model(asked: Namespace) -> int:
         raise JobError(str(error)) from error
     if asked.json:
         print(found.to_json())
+    return 0 if found.ok else 1
+
+
+def verify_all(asked: Namespace) -> int:
+    """Fill the support matrix: of one entry, printed; of the whole catalog, also written."""
+    from .cluster.matrix import support_matrix
+    from .cluster.matrix_page import write
+    from .cluster.verify import HEADER, row
+    from .models.catalog import ENTRIES
+
+    def tell(model: str, verdict: "Verdict") -> None:
+        if not asked.json:
+            print(f"{model:12} {row(verdict)}", flush=True)
+
+    if not asked.json:
+        print(f"{'entry':12} {HEADER}")
+    found = support_matrix([asked.model] if asked.model else list(ENTRIES), found=tell)
+    if not asked.model:
+        folder = write(found, Path("docs") if Path("docs").is_dir() else Path.cwd())
+        print(f"written: {folder / 'support-matrix.md'} and support-matrix.json", file=sys.stderr)
+    if asked.json:
+        print(found.to_json(), end="")
     return 0 if found.ok else 1
 
 

@@ -23,13 +23,18 @@ examples:
 `shardwright VERB --help` tells more of a verb.
 """
 STRATEGIES = """\
-names with a comma between them; a name is parts joined by "_": ddp, zero1, zero2, zero3, tensor, pipeline, each of
-degree 2, or with its degree: ddpx4, zero3x4, tensor4, pipeline4 (default: each that the
-model allows, and zero3x2_tensor2_pipeline2)"""
+names with a comma between them; a name is parts joined by "_": ddp, zero1, zero2, zero3, tensor, pipeline, context,
+expert, each of degree 2 or with its own (ddpx4, zero3x4, tensor4), hsdp2x2, how an axis works (offload, sequence,
+gpipe, interleaved, zbv, gather, ulysses), or an engine: deepspeed_zero1, fairscale_oss, horovod (default: the usual
+ones that the model allows)"""
+ALL = """\
+every usual strategy and engine, with the sentence where a model cannot be laid out so; without NAME every entry of
+the catalog, written to support-matrix.md and .json (in docs/ where there is one)"""
 PROOFS = (
     "gpt2",
     "gpt2 --strategies ddp,zero3,tensor2,zero3x2_tensor2_pipeline2",
     "mine:ENTRY --data mine:SAMPLES --json",
+    "--all",
 )
 FORM = argparse.RawDescriptionHelpFormatter
 Calls = Mapping[str, Callable[[Namespace], int]]  # a verb's function by its name
@@ -183,7 +188,14 @@ def add_data_verbs(verbs: Any, calls: Calls) -> None:
 def add_proof_verbs(verbs: Any, calls: Calls) -> None:
     """The verbs that prove a promise."""
     verb = add(verbs, calls["verify_model"], *(f"verify model {words}" for words in PROOFS))
-    verb.add_argument("model", metavar="NAME", help="an entry of `shardwright models`, or package.module:object")
+    verb.add_argument(
+        "model",
+        metavar="NAME",
+        nargs="?",
+        default="",
+        help="an entry of `shardwright models`, or package.module:object",
+    )
+    verb.add_argument("--all", action="store_true", help=ALL)
     verb.add_argument("--strategies", metavar="A,B", nargs="+", default=[], help=STRATEGIES)
     verb.add_argument("--preset", default="", help="named sizes of the entry (default: the first)")
     verb.add_argument("--data", default="", help="package.module:object of samples, for a model that reads its own")

@@ -1,7 +1,10 @@
-"""Is a strategy's result that of one process? Each strategy in turn on fresh ranks, the figures beside the bounds."""
+"""Is a strategy's result that of one process? The figures beside the bounds, or the sentence why there are none.
+
+Strategies of one world size share a group of ranks and, for the same number of data ranks, the reference.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,15 @@ from .call import RankFailure
 from .code import on_path
 from .pool import Pool
 
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "tensor2", "pipeline2", "zero3x2_tensor2_pipeline2")
+STRATEGIES = (
+    *("ddp", "zero1", "zero2", "zero3", "hsdp2x2", "zero3_offload"),
+    *("tensor2", "tensor2_sequence", "pipeline2", "pipeline2_interleaved", "pipeline2_zbv"),
+    *("context2_gather", "context2_ulysses", "expert2", "zero3x2_tensor2_pipeline2"),
+)
+ENGINES = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fairscale_oss", "horovod")
 TOLERANCE = 1e-5  # of the loss, of gradients relative to the largest one, and of the weights
 NOT_FINITE = "a loss, a gradient or a weight is not finite, or is missing on one side"
-DEADLINE = 300.0  # seconds of one strategy
+DEADLINE = 120.0  # seconds of one strategy
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Verdict:
     update_diff: float | None  # largest after one update of the job's own optimizer from identical gradients
     ok: bool
     reason: str = ""  # why it did not run
+    refused: bool = False  # the model cannot be laid out so, and `reason` is the sentence; never ok
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every strategy gave the result of one process."""
-        return all(verdict.ok for verdict in self.strategies)
+        """Whether every strategy that the model can be laid out for gave the result of one process."""
+        return all(verdict.ok or verdict.refused for verdict in self.strategies)
 
     def to_json(self) -> str:
         """{"model", "strategies": [{"name", "world_size", "loss_diff", "grad_diff", "weight_diff", "ok", ...}]}."""
@@ -67,7 +76,7 @@ def row(verdict: Verdict) -> str:
     """One line of the table."""
     figures = (verdict.loss_diff, verdict.grad_diff, verdict.weight_diff, verdict.update_diff)
     columns = " ".join(f"{'-' if value is None else format(value, '.1e'):>9}" for value in figures)
-    mark = "ok" if verdict.ok else f"FAILED {verdict.reason}"
+    mark = "ok" if verdict.ok else f"{'refused:' if verdict.refused else 'FAILED'} {verdict.reason}"
     return f"{verdict.name:28} {verdict.world_size:5} {columns}  {mark.strip()}"
 
 
@@ -88,7 +97,7 @@ def verify(
         model, preset, config: as in [model] of a job file.
         strategies: names such as ddp, zero1, zero3x4, tensor2, pipeline2, zero3x2_tensor2_pipeline2; None: those of
             STRATEGIES that the entry can be laid out for.
-        data: "package.module:object", for an entry that reads samples of its own.
+        data: a data.name, where it is not the entry's own.
         optimizer: the job's own; AdamW with the defaults.
         paths: where the user's modules are found.
         found: called with each verdict as it comes.
@@ -101,19 +110,22 @@ def verify(
         sizes = configure(entry, preset, config or {})
         asked = possible(entry, sizes) if strategies is None else strategies
         layouts = {name: checked(entry, sizes, name) for name in asked}
-    payload = {
+    payload = payload_of(model, preset, config or {}, data, optimizer or OptimizerOptions())
+    with Pool(["shardwright.jobs.verify"], paths=paths) as pool:
+        return Verification(model, tuple(judge_all(pool, layouts, payload, found)))
+
+
+def payload_of(
+    model: str, preset: str, config: Mapping[str, Any], data: str, optimizer: OptimizerOptions
+) -> dict[str, Any]:
+    """What the ranks are told, but for the strategies."""
+    return {
         "model": model,
         "preset": preset,
-        "config": dict(config or {}),
+        "config": dict(config),
         "data": data,
-        "optimizer": asdict(optimizer or OptimizerOptions()),
+        "optimizer": asdict(optimizer),
     }
-    verdicts = []
-    with Pool(["shardwright.jobs.verify"], paths=paths) as pool:
-        for name, layout in layouts.items():
-            verdicts.append(judge(pool, name, layout.world_size, payload))
-            found(verdicts[-1])
-    return Verification(model, tuple(verdicts))
 
 
 def possible(entry: Entry, config: Any) -> list[str]:
@@ -133,14 +145,47 @@ def checked(entry: Entry, config: Any, strategy: str) -> Layout:
     return layout
 
 
-def judge(pool: Pool, strategy: str, world_size: int, payload: Mapping[str, Any]) -> Verdict:
-    """Run one strategy; a failure of its ranks is a verdict too."""
+def judge_all(
+    pool: Pool, layouts: Mapping[str, Layout], payload: Mapping[str, Any], found: Callable[[Verdict], None]
+) -> list[Verdict]:
+    """A verdict for each strategy, in the order given; `found` hears of them world size by world size."""
+    verdicts: dict[str, Verdict] = {}
+    for size, names in _together(layouts).items():
+        for verdict in judge(pool, names, size[0], payload):
+            verdicts[verdict.name] = verdict
+            found(verdict)
+    return [verdicts[name] for name in layouts]
+
+
+def _together(layouts: Mapping[str, Layout]) -> dict[tuple[int, str], list[str]]:
+    """Strategies that can share a group of ranks: of one world size; an engine's state is its process's, so alone."""
+    groups: dict[tuple[int, str], list[str]] = {}
+    for name, layout in layouts.items():
+        alone = "" if layout.engine == "torch" else name
+        groups.setdefault((layout.world_size, alone), []).append(name)
+    return groups
+
+
+def judge(pool: Pool, strategies: Sequence[str], world_size: int, payload: Mapping[str, Any]) -> list[Verdict]:
+    """Run strategies of one world size; a failure of their ranks is a verdict too, of the one that failed."""
+    task, deadline = "shardwright.jobs.verify:verify_each", DEADLINE * len(strategies)
     try:
-        task = "shardwright.jobs.verify:verify"
-        differences = pool.run(task, world_size, {**payload, "strategy": strategy}, DEADLINE)[0]
+        found = pool.run(task, world_size, {**payload, "strategies": list(strategies)}, deadline)[0]
     except RankFailure as error:
-        return Verdict(strategy, world_size, None, None, None, None, ok=False, reason=str(error))
+        if len(strategies) > 1:
+            return [verdict for name in strategies for verdict in judge(pool, [name], world_size, payload)]
+        return [Verdict(strategies[0], world_size, None, None, None, None, ok=False, reason=str(error))]
+    return [verdict_of(name, world_size, found[name]) for name in strategies]
+
+
+def verdict_of(strategy: str, world_size: int, differences: Mapping[str, float | None]) -> Verdict:
+    """Differences held against the bound; what is not finite travels as null."""
     loss, gradient, weight, update = (differences[name] for name in ("loss", "gradient", "weight", "update"))
     figures = (loss, gradient, weight, update)
-    ok = all(value is not None and value <= TOLERANCE for value in figures)  # what is not finite travels as null
+    ok = all(value is not None and value <= TOLERANCE for value in figures)
     return Verdict(strategy, world_size, loss, gradient, weight, update, ok, NOT_FINITE if None in figures else "")
+
+
+def refused(strategy: str, reason: str) -> Verdict:
+    """The verdict on a strategy that the model cannot be laid out for."""
+    return Verdict(strategy, parse_strategy(strategy).world_size, None, None, None, None, False, reason, refused=True)

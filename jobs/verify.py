@@ -28,7 +28,7 @@ def verify(
 ) -> dict[str, float] | None:
     """The differences that a strategy makes, on rank 0; arguments as in verify_each."""
     found = verify_each(worker, model, preset, config, data, [strategy], optimizer)
-    return found and found[strategy]
+    return None if found is None else found[strategy]
 
 
 def verify_each(

@@ -179,8 +179,8 @@ def _pass(
     told = {"phase": phase.name} if phase.name else {}
     counts = dict.fromkeys(entry.objective, 0.0)
     sums = dict.fromkeys(entry.objective, 0.0)
-    several = entry.counts is not None and len(counts) > 1
-    if several:
+    several = len(counts) > 1
+    if entry.counts is not None and several:
         for batch in batches:
             for name, count in entry.counts(batch).items():
                 counts[name] += float(count)

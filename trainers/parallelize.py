@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..models.entry import Entry, Shape
 from ..models.program import build
 from .gradients import copies
-from .layout import Layout, refusal
+from .layout import Layout, Place, refusal
 from .mesh import Mesh, new_group
 from .pipeline import Pipeline, keep_units, stage_units
 from .replicate import GradientReducer
@@ -162,12 +162,14 @@ def _tied_stages(entry: Entry, config: Any, layout: Layout) -> dict[str, list[in
 def _tie_sums(parameters: Mapping[str, nn.Parameter], mesh: Mesh, tied: Mapping[str, Sequence[int]]) -> Iterator[Sum]:
     """Each copy of a tied weight has the gradient of its own use, and all of them move by the sum. Collective."""
     for owner, stages in tied.items():
-        meet = dict.fromkeys(stages, stages[0])
-        group = new_group(
-            mesh.layout, mesh.rank, lambda p, meet=meet: replace(p, pipeline=meet.get(p.pipeline, p.pipeline))
-        )
+        group = new_group(mesh.layout, mesh.rank, partial(_meeting, stages))
         if group is not None:
             yield Sum((parameters[owner],), group)
+
+
+def _meeting(stages: Sequence[int], place: Place) -> Place:
+    """A place, those of the given pipeline stages being alike."""
+    return replace(place, pipeline=stages[0]) if place.pipeline in stages else place
 
 
 def _expert_sums(experts: Sequence[nn.Parameter], mesh: Mesh) -> Iterator[Sum]:

@@ -27,18 +27,18 @@ def test_two_strategies_of_gpt2() -> None:
 
 def test_a_difference_above_the_bound_is_not_ok(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOLERANCE", 1e-12)
-    verdict = judge(pool, "ddp", 2, PAYLOAD)
+    (verdict,) = judge(pool, ["ddp"], 2, PAYLOAD)
     assert not verdict.ok and verdict.loss_diff is not None and not verdict.reason
 
 
 def test_ranks_that_fail_are_a_verdict_with_their_traceback(pool: Pool) -> None:
-    verdict = judge(pool, "ddp", 2, {**PAYLOAD, "optimizer": {"lr": "fast"}})
+    (verdict,) = judge(pool, ["ddp"], 2, {**PAYLOAD, "optimizer": {"lr": "fast"}})
     assert not verdict.ok and verdict.loss_diff is None
     assert "rank" in verdict.reason
 
 
 def test_what_is_not_finite_is_not_ok(pool: Pool) -> None:
-    verdict = judge(pool, "ddp", 2, {**PAYLOAD, "optimizer": {"lr": float("inf")}})
+    (verdict,) = judge(pool, ["ddp"], 2, {**PAYLOAD, "optimizer": {"lr": float("inf")}})
     assert not verdict.ok and verdict.update_diff is None
     assert "not finite" in verdict.reason
     assert "Infinity" not in json.dumps(verdict.update_diff)

@@ -111,7 +111,8 @@ class Lanes:
     def samples(self, position: int, count: int) -> Positions:
         """Data-set indices at the global positions [position, position + count), int64 [count]."""
         turn, slot = np.divmod(_positions(position, count), self.slots)
-        return slot * self.turns + turn % self.turns
+        found: Positions = slot * self.turns + turn % self.turns
+        return found
 
 
 def _positions(position: int, count: int) -> Positions:
