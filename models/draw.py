@@ -165,7 +165,7 @@ def _positions(shape: Dims, start: Start | None, extent: Dims | None, device: to
 def _places(first: int | Tensor, size: int, device: torch.device) -> Tensor:
     """The indices of a dim that are here, int32 [1 or B, size]."""
     if isinstance(first, Tensor):
-        return torch.atleast_2d(first.to(torch.int32))
+        return first.to(torch.int32) if first.dim() == 2 else first.to(torch.int32)[None]
     return torch.arange(first, first + size, dtype=torch.int32, device=device)[None]
 
 

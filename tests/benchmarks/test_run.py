@@ -16,12 +16,16 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_figures_of_a_benchmark_come_as_lines_a_table_and_a_page(tmp_path):
     page = tmp_path / "page.md"
     done = run("--only", "draw", "--write", str(page))
-    line, _, *table = done.stdout.splitlines()
-    found = json.loads(line)
-    assert done.returncode == (not found["ok"]), done.stderr
-    assert found["benchmark"] == "draw" and found["value"] > 0
-    assert len(table) == 1 and table[0].startswith(found["name"]) and "at most 1.2" in table[0]
-    assert f"| {found['name']} | " in page.read_text() and "torch 2." in page.read_text()
+    lines, _, table = done.stdout.partition("\n\n")
+    figures = [json.loads(line) for line in lines.splitlines()]
+    rows = table.splitlines()
+    assert done.returncode == (not all(found["ok"] for found in figures)), done.stderr
+    assert [found["name"].partition(" / ")[0] for found in figures] == ["draw", "draw at indices", "dropout"]
+    for found, row in zip(figures, rows, strict=True):
+        assert found["benchmark"] == "draw" and found["value"] > 0
+        assert row.startswith(found["name"]) and "at most 1.2" in row
+        assert f"| {found['name']} | " in page.read_text()
+    assert "torch 2." in page.read_text()
 
 
 def test_an_unknown_benchmark_is_refused(tmp_path):

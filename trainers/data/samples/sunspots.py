@@ -28,5 +28,5 @@ def load() -> Samples:
 def windows(values: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
     """Every WINDOW neighbouring years of a series."""
     rows = np.lib.stride_tricks.sliding_window_view(values.astype(np.float32), WINDOW).copy()
-    times = np.tile(np.arange(WINDOW, dtype=np.float32) / 10, (len(rows), 1))
+    times = np.tile((np.arange(WINDOW) / 10).astype(np.float32), (len(rows), 1))
     return {"times": times, "values": rows}
