@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 Shape = tuple[int, ...]
+Boundary = tuple[tuple[Shape, str], ...]  # shape and dtype name ("compute" for the run's) of each tensor at a cut
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Entry:
     # likewise, where first and last unit are not like the others: bytes that the last one keeps, the loss included, and
     # bytes more that its backward needs before its weights have gradients; the first one's output is the second's input
     units: Callable[[Any], tuple[Unit, ...]] | None = None  # in order; None: the whole Program is one unit
-    boundary: Callable[[Any, int, int], tuple[tuple[Shape, str], ...]] | None = None
-    # (config, samples, tokens): shape and dtype name ("compute" for the run's) of each tensor between two units
+    boundary: Callable[[Any, int, int], Boundary | Mapping[int, Boundary]] | None = None
+    # (config, samples, tokens): the tensors between two units; where cuts differ, by the index of the unit behind
     tensor: Callable[[Any], TensorPlan] | None = None
     divides: Mapping[str, str] = field(default_factory=dict)  # axis -> the config's size that its degree must divide
     context: Mapping[str, int] = field(default_factory=dict)  # batch tensor -> its dim of tokens, split over context;
@@ -138,6 +139,13 @@ class Entry:
     solver: str = ""  # "module:name" of what makes the update instead of an optimizer (trainers/solvers.py)
     refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
     weights: str = ""  # "module:name" of a Translation
+
+
+def boundary_before(entry: Entry, config: Any, samples: int, tokens: int, unit: int) -> Boundary:
+    """The tensors that reach a unit, other than the first, from those before it."""
+    assert entry.boundary is not None
+    found = entry.boundary(config, samples, tokens)
+    return found[unit] if isinstance(found, Mapping) else found
 
 
 def load_object(path: str) -> Any:

@@ -90,13 +90,14 @@ def _built(entry: Entry, config: Any) -> dict[str, Shape]:
 def activations(entry: Entry, config: Any, samples: int, tokens: int, dtype: str) -> Activations:
     """What forward keeps of one micro-batch; zeros for what the entry does not declare."""
     element = COMPUTE[dtype]
-    boundary = entry.boundary(config, samples, tokens) if entry.boundary else ()
+    found = entry.boundary(config, samples, tokens) if entry.boundary else ()
+    cuts = list(found.values()) if isinstance(found, Mapping) else [found]
     ends, passing = entry.ends(config, samples, tokens, element) if entry.ends else (0, 0)
     return Activations(
         unit=entry.activations(config, samples, tokens, element) if entry.activations else 0,
         ends=ends,
         passing=passing,
-        boundary=sum(prod(shape) * BYTES.get(name, element) for shape, name in boundary),
+        boundary=max((sum(prod(shape) * BYTES.get(name, element) for shape, name in cut) for cut in cuts), default=0),
         batch=samples * (tokens * TOKEN + SAMPLE) if tokens else 0,
     )
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..models.entry import Entry, Shape
+from ..models.entry import Entry, Shape, boundary_before
 from ..models.program import build
 from .gradients import copies
 from .layout import Layout, Place, refusal
@@ -54,7 +54,7 @@ def parallelize(
         keep_units(program, units, stage)
         units = [units[i] for i in stage]
         between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
-        pipeline = Pipeline(program, mesh, partial(_boundary, entry, config, tokens, between))
+        pipeline = Pipeline(program, mesh, stage, partial(_boundary, entry, config, tokens, between))
     place(program, mesh)
     if axis := mesh.axis("tensor"):
         assert entry.tensor is not None
@@ -94,12 +94,12 @@ def place(program: nn.Module, mesh: Mesh) -> None:
 
 
 def _boundary(
-    entry: Entry, config: Any, tokens: int, compute: torch.dtype | None, samples: int
+    entry: Entry, config: Any, tokens: int, compute: torch.dtype | None, samples: int, unit: int
 ) -> list[tuple[Shape, torch.dtype]]:
-    """Shapes and dtypes of the tensors between two stages for a micro-batch of so many samples."""
-    assert entry.boundary is not None
+    """Shapes and dtypes of the tensors that reach a unit from another stage, for a micro-batch of so many samples."""
     names = {"compute": compute or torch.float32}
-    return [(shape, names.get(name) or getattr(torch, name)) for shape, name in entry.boundary(config, samples, tokens)]
+    between = boundary_before(entry, config, samples, tokens, unit)
+    return [(shape, names.get(name) or getattr(torch, name)) for shape, name in between]
 
 
 def _recompute(module: nn.Module) -> None:

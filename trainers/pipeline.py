@@ -56,17 +56,23 @@ class Pipeline:
     """One stage of a pipeline: forward and backward of all micro-batches of a step."""
 
     def __init__(
-        self, program: nn.Module, mesh: Mesh, boundary: Callable[[int], Sequence[tuple[Shape, torch.dtype]]]
+        self,
+        program: nn.Module,
+        mesh: Mesh,
+        units: range,
+        boundary: Callable[[int, int], Sequence[tuple[Shape, torch.dtype]]],
     ) -> None:
         """Wire one stage.
 
         Args:
             program: the units of this stage.
-            boundary: samples of a micro-batch -> shape and dtype of each tensor between two stages.
+            units: their indices.
+            boundary: (samples of a micro-batch, index of a unit) -> shape and dtype of each tensor that reaches it.
         """
         group = mesh.group("pipeline")
         assert group is not None
         self.program, self.device, self.boundary = program, mesh.device, boundary
+        self.cuts = {FORWARD: units.start, BACKWARD: units.stop}  # what comes in so crosses the cut before this unit
         self.groups = {FORWARD: group, BACKWARD: opposite_group(mesh)}
         self.stage, self.stages = mesh.place.pipeline, mesh.layout.pipeline
         self.order = SCHEDULES[mesh.layout.schedule].order
@@ -131,7 +137,8 @@ class Pipeline:
         if rank is None:
             return ()
         samples = next(iter(batch.values())).shape[0]
-        found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in self.boundary(samples)]
+        shapes = self.boundary(samples, self.cuts[tag])
+        found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in shapes]
         for work in [dist.irecv(x, rank, group=self.groups[tag], tag=tag) for x in found]:
             if work is not None:
                 work.wait()
