@@ -57,7 +57,15 @@ class TrainOptions:
         "auto", "samples of one forward on one worker; auto: the most that fits", minimum=1
     )
     dtype: str = option("fp32", "numbers of forward and backward", choices=("fp32", "bf16"))
-    recompute: str = option("none", "full: keep only each unit's input for backward", choices=("none", "full"))
+    recompute: str = option(
+        "none",
+        "what backward computes again; full: keep only each unit's input; selective: and its matrix products",
+        choices=("none", "selective", "full"),
+    )
+    activations: str = option(
+        "exact", "what is kept for backward; int8: bytes, off by at most 1/254", choices=("exact", "int8")
+    )
+    debug: bool = option(False, "compare each unit's forward and backward between workers, and name a mismatch")
     clip: float = option(1.0, "largest global gradient norm; 0 turns clipping off", minimum=0.0)
     trace: str = option(
         "",

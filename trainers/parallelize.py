@@ -14,11 +14,14 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..models.entry import Entry, Shape, boundary_before
 from ..models.program import build
+from .activations import keep_bytes
+from .activations import recompute as recompute_unit
+from .agreement import Agreed, Agreement, watched
 from .gradients import copies
 from .layout import Layout, Place, refusal
 from .mesh import Mesh, new_group
@@ -31,14 +34,23 @@ from .zero import shard_units
 
 
 def parallelize(
-    entry: Entry, config: Any, mesh: Mesh, *, seed: int, tokens: int, dtype: str = "fp32", recompute: str = "none"
+    entry: Entry,
+    config: Any,
+    mesh: Mesh,
+    *,
+    seed: int,
+    tokens: int,
+    dtype: str = "fp32",
+    recompute: str = "none",
+    activations: str = "exact",
+    debug: bool = False,
 ) -> Sharded:
     """Build an entry's Program and shard it as the mesh says. Collective.
 
     Args:
         seed: of the weights.
         tokens: tokens of one sample, for the shapes between pipeline stages.
-        dtype, recompute: as in TrainOptions.
+        dtype, recompute, activations, debug: as in TrainOptions.
 
     Raises:
         ValueError: the entry cannot be split so; the sentence says why.
@@ -60,10 +72,12 @@ def parallelize(
         assert entry.tensor is not None
         split_layers(program, entry.tensor(config), axis, mesh.axes.tensor)
     experts = split_experts(program, entry.experts, mesh)
-    if recompute == "full":
-        for path in units or [""]:
-            _recompute(program.get_submodule(path))
+    _save_less([program.get_submodule(path) for path in units or [""]], recompute, activations)
     sync = _synchronise(entry, program, units, mesh, compute, experts)
+    if debug:
+        agreement = Agreement(mesh, dist.distributed_c10d._get_default_store())
+        agreement.watch(program, watched(program, units))
+        sync = Agreed(sync, agreement)
     parameters = _named(program, entry)
     tied = _tied_stages(entry, config, layout)
     return Sharded(
@@ -102,10 +116,19 @@ def _boundary(
     return [(shape, names.get(name) or getattr(torch, name)) for shape, name in between]
 
 
-def _recompute(module: nn.Module) -> None:
-    """Keep only the module's inputs for backward (Chen et al. 2016). Draws are keyed: no generator state is saved."""
-    forward = module.forward
-    module.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+def _save_less(units: Sequence[nn.Module], how: str, activations: str) -> None:
+    """Keep less of each unit for backward.
+
+    Raises:
+        ValueError: int8 activations of what is computed again anyway.
+    """
+    if activations == "int8" and how != "none":
+        raise ValueError(f'train.activations = "int8" keeps what train.recompute = "{how}" computes again; choose one')
+    for unit in units:
+        if how != "none":
+            recompute_unit(unit, how)
+        elif activations == "int8":
+            keep_bytes(unit)
 
 
 def _synchronise(

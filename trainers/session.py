@@ -87,6 +87,8 @@ class Session:
             tokens=data.tokens_per_sample or 0,
             dtype=options.dtype,
             recompute=options.recompute,
+            activations=options.activations,
+            debug=options.debug,
         )
         optimizer = ShardedOptimizer(training.optimizer, self.sharded.parameters)
         slots = share(options.global_batch, training.layout.data)
