@@ -8,30 +8,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..trainers.data.dataset import Data, open_data, packed_data
+from ..trainers.data.dataset import Data, open_data, packed_data, slot_data
 from ..trainers.data.pack import reopen
 from ..trainers.options import DataOptions
 from .run_folder import RunFolder, publish
 
 
-def open_run_data(run: RunFolder, options: DataOptions, kind: str) -> Data:
+def open_run_data(run: RunFolder, options: DataOptions, kind: str, slots: int) -> Data:
     """The data that a run began with, unless its job asks for other data now.
 
-    kind: what the entry reads, "tokens" or "samples".
+    Args:
+        kind: what the entry reads: "tokens", "samples" or "experience".
+        slots: samples of a global batch, which are what "experience" consists of.
 
     Raises:
-        ValueError: the packed text is gone and the sources give another one now; or as open_data says.
+        ValueError: what was read is gone and the same sources give other content now; or as open_data says.
     """
+    if kind == "experience":
+        return slot_data(slots)
     known = _known(run)
     if known.get("asked") != asdict(options):
         return open_data(options, kind)
-    if packed := reopen(Path(known["summary"].get("folder", ""))):
+    folder = known["summary"].get("folder")
+    if folder and (packed := reopen(Path(folder))):
         return packed_data(packed, options.sequence_length)
     data = open_data(options, kind)
     if data.identity != known["identity"]:
+        gone = "its packed text is gone" if folder else "no copy of it is kept"
         raise ValueError(
             f"the data is not what run {run.name} began with ({known['identity'][:12]}, now {data.identity[:12]}), and "
-            "its packed text is gone: begin a new run"
+            f"{gone}: begin a new run"
         )
     return data
 

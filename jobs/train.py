@@ -26,7 +26,7 @@ def train(worker: Worker, run: str) -> str:
     job = load_resolved(folder.spec)
     checked = check_job(job)
     worker.tell("phase", name="data")
-    data = open_run_data(folder, job.spec.data, checked.entry.data)
+    data = open_run_data(folder, job.spec.data, checked.entry.data, job.spec.train.global_batch)
     if worker.rank == 0:
         worker.tell("data", **facts(data))
         record(folder, job.spec.data, data)

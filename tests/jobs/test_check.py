@@ -14,6 +14,8 @@ OWN = """
 from shardwright.models.entry import Entry
 WHOLE = Entry(build=lambda: None, coupled="batch")
 UNCUT = Entry(build=lambda: None, refusals={"pipeline": "its layers run in a circle"})
+IMAGES = Entry(build=lambda: None, dataset="digits")
+PLAYER = Entry(build=lambda: None, data="experience")
 NOTHING = 3
 """
 
@@ -75,7 +77,10 @@ def test_what_fits_gets_its_layout() -> None:
         ),
         ("parallel.tensor=auto resources.workers=12", "job 'gpt': tensor=3 does not divide heads=4 (legal: 1, 2, 4)"),
         ("parallel.pipeline=7", "job 'gpt': pipeline=7 is more than the 6 units of gpt2 (legal: 1 to 6)"),
-        ("resources.workers=3", "job 'gpt': pipeline 2 x replicate 1 x shard 2 x tensor 1 = 4, but workers=3; make"),
+        (
+            "resources.workers=3",
+            "job 'gpt': pipeline 2 x replicate 1 x shard 2 x context 1 x tensor 1 = 4, but workers=3; make",
+        ),
         ("resources.workers=3", "shard: ../gpt.toml:9, parallel.zero: ../gpt.toml:8, resources.workers: command line)"),
         (
             "parallel.shard=auto parallel.replicate=auto",
@@ -124,6 +129,34 @@ def test_a_tokenizer_file_is_read_where_it_is(here: Path) -> None:
     with pytest.raises(JobError, match=r'data.tokenizer = "words.json" has 301 tokens'):
         check_job(job("data.tokenizer=words.json"))
     check_job(job("data.tokenizer=elsewhere.json"))
+
+
+def small(model: str, **data: str) -> Loaded:
+    return load_job({"model": {"name": f"own_entries:{model}"}, "data": data, "train": {"steps": 1, "global_batch": 4}})
+
+
+def test_a_job_reads_what_its_entry_learns_on_unless_it_says_otherwise() -> None:
+    learned = small("IMAGES")
+    assert (learned.spec.data.name, learned.origins["data.name"]) == ("digits", "model")
+    check_job(learned)
+    check_place(learned)
+    assert small("IMAGES", name="iris").spec.data.name == "iris"
+    assert small("WHOLE").origins["data.name"] == "default"
+    check_job(small("PLAYER"))
+    for refused, message in (
+        (
+            small("IMAGES", name="stdlib"),
+            'gives tokens, but own_entries:IMAGES reads samples; say data.name = "digits"',
+        ),
+        (
+            small("PLAYER", name="iris"),
+            'data.name = "iris" is not read: own_entries:PLAYER makes its samples by acting',
+        ),
+        (job("data.name=digits"), 'gives samples, but gpt2 reads tokens; say data.name = "stdlib"'),
+    ):
+        with pytest.raises(JobError) as caught:
+            check_job(refused)
+        assert message in str(caught.value)
 
 
 def test_an_entry_of_ones_own_says_why() -> None:

@@ -19,6 +19,7 @@ from ..options import DataOptions
 from .pack import PackedText, prepare, silent
 from .samples.shipped import SHIPPED, load_shipped
 from .shards import TokenStream
+from .slots import Slots
 from .sources import Progress, check_source, is_packed
 from .tokenizer import Tokenizer
 
@@ -101,9 +102,11 @@ def open_data(options: DataOptions, kind: str, progress: Progress = silent, work
     kind: what the entry reads, "tokens" or "samples".
 
     Raises:
-        ValueError: [data] is wrong, or does not give what the entry reads.
+        ValueError: [data] is wrong, or does not give what the entry reads, or the entry reads none.
         ModuleNotFoundError: the user's module cannot be found.
     """
+    if kind == "experience":
+        raise ValueError("the model makes its samples by acting: there is no data to read")
     if options.name in SHIPPED:
         return _shipped(options, kind)
     if not is_packed(options):
@@ -114,6 +117,12 @@ def open_data(options: DataOptions, kind: str, progress: Progress = silent, work
             "with data.name = 'package.module:object', or say data='tokens' in the entry"
         )
     return packed_data(prepare(options, progress, workers), options.sequence_length)
+
+
+def slot_data(slots: int) -> Data:
+    """What an entry reads that makes its samples by acting: the numbers of so many slots, and nothing held out."""
+    identity = hashlib.sha256(f"{slots} slots".encode()).hexdigest()
+    return Data(Slots(slots), None, identity, {"source": "experience", "slots": slots})
 
 
 def packed_data(packed: PackedText, sequence_length: int) -> Data:

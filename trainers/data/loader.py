@@ -17,6 +17,7 @@ from torch import Tensor
 from ...models.draw import keys
 from .collate import collate
 from .dataset import MapStyle
+from .slots import Slots
 
 Batch = dict[str, Tensor]
 
@@ -78,14 +79,15 @@ class Loader:
     def load(self, step: int) -> list[Batch]:
         """The micro-batches of this rank at a step (0 is the first), each on the CPU.
 
-        Beside the data set's tensors: "sample" int64 [B] = epoch * size + index, unique through all epochs, and "key"
-        int32 [B, 2], the random key of (seed, step, sample).
+        Beside the data set's tensors: "sample" int64 [B] = epoch * size + index, unique through all epochs (a slot has
+        its own number at every step), and "key" int32 [B, 2], the random key of (seed, step, sample).
         """
         position = step * self.global_batch + self.data_rank * self.share
         indices = self.order.samples(position, self.share)
         epoch = np.arange(position, position + self.share) // self.order.size
         batch = collate(self.dataset, indices)
-        batch["sample"] = torch.from_numpy(epoch * self.order.size + indices)
+        earlier = 0 if isinstance(self.dataset, Slots) else epoch * self.order.size
+        batch["sample"] = torch.from_numpy(earlier + indices)
         batch["key"] = keys(self.seed, step, batch["sample"])
         starts = range(0, self.share, self.micro_batch)
         return [{name: rows[i : i + self.micro_batch] for name, rows in batch.items()} for i in starts]

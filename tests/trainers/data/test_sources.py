@@ -40,6 +40,13 @@ def aged(path: Path, content: bytes, when: float = 1e9) -> Path:
         ({"name": "my.module:"}, "package.module:object"),
         ({"name": "my module:data"}, "package.module:object"),
         ({"name": "my.module:data", "path": "folder"}, "data set of your own"),
+        ({"name": "my.module:data", "sequence_length": 64}, "data.sequence_length = 64 is not read: my.module:data"),
+        ({"name": "digit"}, "did you mean 'digits'"),
+        (
+            {"name": "digits", "tokenizer": "bpe"},
+            "data.tokenizer = 'bpe' is not read: digits holds samples and no text",
+        ),
+        ({"name": "digits", "held_out": 0.1}, "data.held_out = 0.1 is not read"),
     ],
 )
 def test_refused(fields: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +62,7 @@ def test_accepted_without_reading(tmp_path: Path) -> None:
     check_source(DataOptions(name="parquet", path=str(tmp_path)))
     check_source(DataOptions(name="nowhere.module:data"))
     check_source(DataOptions())
+    check_source(DataOptions(name="digits", cache="elsewhere"))  # a site's cache is for whatever is packed
 
 
 def test_a_folder_is_read_below_and_hidden_files_are_not(tmp_path: Path) -> None:
