@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.axes import local
+from .groups import group_of, read_groups
 from .options import OptimizerOptions
 
 
@@ -30,7 +31,7 @@ class ShardedOptimizer:
             self._follow(leaf, local(parameter.detach()))
             leaf.grad = local(parameter.grad)
         for group in self.rule.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.rule.step()
         for leaf in self.leaves.values():
             leaf.grad = None  # or the gradients' memory would live on after the step has cleared them
@@ -73,17 +74,21 @@ class ShardedOptimizer:
 def decay_groups(
     options: OptimizerOptions, leaves: Mapping[str, Tensor], wholes: Mapping[str, Tensor] | None = None
 ) -> list[dict[str, object]]:
-    """Parameter groups: tensors whose whole has two dims or more decay, vectors do not.
+    """Parameter groups of one learning rate and one decay; vectors do not decay, unless a group of the job says so.
 
     Args:
         leaves: what the optimizer updates; wholes: the parameters they are parts of, where they are parts.
     """
-    decays = {name: whole.ndim >= 2 for name, whole in (wholes or leaves).items()}
-    groups: list[dict[str, object]] = [
-        {"params": [x for name, x in leaves.items() if decays[name]], "weight_decay": options.weight_decay},
-        {"params": [x for name, x in leaves.items() if not decays[name]], "weight_decay": 0.0},
+    groups, found = read_groups(options.groups), dict[tuple[float, float], list[Tensor]]()
+    for name, whole in (wholes or leaves).items():
+        group = group_of(groups, name)
+        usual = options.weight_decay if whole.ndim >= 2 else 0.0
+        decay = usual if group.weight_decay is None else group.weight_decay
+        found.setdefault((group.lr, decay), []).append(leaves[name])
+    return [
+        {"params": params, "weight_decay": decay, "factor": lr, "lr": options.lr * lr}
+        for (lr, decay), params in found.items()
     ]
-    return [group for group in groups if group["params"]]
 
 
 def build_rule(options: OptimizerOptions, groups: list[dict[str, object]]) -> torch.optim.Optimizer:

@@ -85,6 +85,10 @@ class OptimizerOptions:
     eps: float = option(1e-8, "AdamW's epsilon", minimum=0.0)
     weight_decay: float = option(0.1, "decay of weights with two or more dims (adamw: decoupled; sgd: L2)", minimum=0.0)
     momentum: float = option(0.9, "of sgd", minimum=0.0, maximum=1.0)
+    groups: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": 'what moves differently: "pattern" = {lr = factor, weight_decay = 0.0, frozen = true}'},
+    )
 
 
 @dataclass(frozen=True)
