@@ -6,6 +6,7 @@ An entry of the catalog and one of the user's own, named "package.module:object"
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from math import gcd
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -122,19 +123,26 @@ def _refusal(entry: Entry, axis: str) -> str:
         return f"{entry.name} names no units and boundary to cut it at, so only pipeline=1 is possible"
     if axis == "context" and not entry.context:
         return f"{entry.name} names no batch tensors whose tokens could be split, so only context=1 is possible"
+    if axis == "ulysses" and axis not in entry.divides:
+        return f"{entry.name} names no heads to swap for tokens, so its tokens meet by attention=gather only"
     if axis == "expert" and not entry.experts:
         return f"{entry.name} has no experts, so only expert=1 is possible"
     return ""
 
 
 def _degrees(entry: Entry, config: Any, axis: str) -> tuple[int, ...]:
-    """A pipeline has at most one stage a unit; other degrees divide the size that the entry names. (): any degree."""
+    """A pipeline has at most one stage a unit; other degrees divide the sizes that the entry names. (): any degree."""
     if axis == "pipeline" and entry.units is not None:
         return tuple(range(1, len(entry.units(config)) + 1))
-    if axis not in entry.divides:
-        return ()
-    size = getattr(config, entry.divides[axis])
-    return tuple(degree for degree in range(1, size + 1) if size % degree == 0)
+    sizes = [getattr(config, name) for name in _divided(entry, axis)]
+    common = gcd(*sizes)
+    return tuple(degree for degree in range(1, common + 1) if common % degree == 0)
+
+
+def _divided(entry: Entry, axis: str) -> tuple[str, ...]:
+    """The config's sizes that the degree of an axis must divide."""
+    named = entry.divides.get(axis, ())
+    return (named,) if isinstance(named, str) else named
 
 
 def refusal(entry: Entry, config: Any, axis: str, degree: int) -> str:
@@ -146,8 +154,9 @@ def refusal(entry: Entry, config: Any, axis: str, degree: int) -> str:
     legal = _degrees(entry, config, axis)
     if not legal or degree in legal:
         return ""
-    if size := entry.divides.get(axis):
-        return f"{axis}={degree} does not divide {size}={getattr(config, size)} (legal: {', '.join(map(str, legal))})"
+    for name in _divided(entry, axis):
+        if (size := getattr(config, name)) % degree:
+            return f"{axis}={degree} does not divide {name}={size} (legal: {', '.join(map(str, legal))})"
     return f"{axis}={degree} is more than the {len(legal)} units of {entry.name} (legal: 1 to {len(legal)})"
 
 

@@ -1,7 +1,6 @@
-"""Which tokens does a rank of the context axis hold? Two chunks of each sample, so that causal work is even.
+"""Which tokens does a rank of the context axis hold? A micro-batch is cut before the Program sees it.
 
-The tokens of a sample are cut into 2 C chunks; rank r holds chunks r and 2 C - 1 - r, so an early chunk, which attends
-to little, goes with a late one (the balance of Llama 3's context parallelism, Dubey et al. 2024, section 3.3.2).
+The rule is in models/layers/tokens.py, where attention puts the tokens back into their order.
 """
 
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.axes import Axis
+from ..models.layers.tokens import dealt
 from .terms import Batch
 
 
@@ -44,5 +44,4 @@ def positions(tokens: int, axis: Axis, device: torch.device) -> Tensor:
         raise ValueError(
             f"context={axis.degree} cuts a sample into {2 * axis.degree} chunks, which do not divide {tokens} tokens"
         )
-    chunks = torch.arange(tokens, device=device).chunk(2 * axis.degree)
-    return torch.cat((chunks[axis.index], chunks[-1 - axis.index]))
+    return dealt(torch.arange(tokens, device=device), axis, 0).chunk(axis.degree)[axis.index]

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..models.entry import Entry, Shape
+from ..models.entry import Entry, Shape, ties
 from .layout import Layout
 from .memory import COMPUTE, MemoryPlan, memory_plan
 from .memory_pieces import Activations, Sizes
@@ -54,13 +54,13 @@ def count(entry: Entry, config: Any, tensor: int = 1) -> Counted:
     Raises:
         ValueError: the model must be built to be counted, and torch is missing.
     """
-    units = tuple(unit.path for unit in entry.units(config)) if entry.units else ()
+    units, tied = tuple(unit.path for unit in entry.units(config)) if entry.units else (), ties(entry, config)
     plan = entry.tensor(config) if entry.tensor and tensor > 1 else None
     if entry.shapes is not None:
-        return Counted(Sizes(entry.shapes(config), units, entry.tied, plan), "by the entry")
+        return Counted(Sizes(entry.shapes(config), units, tied, plan), "by the entry")
     if entry.parameters is not None and plan is None:
-        return Counted(Sizes(_flat(entry, config), units, entry.tied), "by the entry")
-    return Counted(Sizes(_built(entry, config), units, entry.tied, plan), "on the meta device")
+        return Counted(Sizes(_flat(entry, config), units, tied), "by the entry")
+    return Counted(Sizes(_built(entry, config), units, tied, plan), "on the meta device")
 
 
 def _flat(entry: Entry, config: Any) -> Mapping[str, Shape]:

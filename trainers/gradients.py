@@ -17,7 +17,7 @@ def copies(parameter: nn.Parameter, layout: Layout) -> int:
         for dim, placement in enumerate(parameter.placements):
             if not placement.is_replicate():  # a strided shard is a shard too
                 shards *= parameter.device_mesh.size(dim)
-    return layout.data * layout.tensor // shards
+    return layout.data * layout.context * layout.tensor // shards
 
 
 def local_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -97,6 +97,19 @@ class Layout:
         """Parts of the model on one rank of the pipeline."""
         return SCHEDULES[self.schedule].chunks if self.pipeline > 1 else 1
 
+    def tokens(self, whole: int) -> int:
+        """Tokens of a sample that a rank holds between two units."""
+        return whole // self.context // (self.tensor if self.sequence else 1)
+
+    def refusal(self, tokens: int) -> str:
+        """Why samples of so many tokens cannot be cut for this layout, in one sentence; "" where they can."""
+        parts, held = 2 * self.context, tokens // self.context
+        if self.context > 1 and tokens % parts:
+            return f"context={self.context} cuts a sample into {parts} chunks, which do not divide its {tokens} tokens"
+        if self.sequence and held % self.tensor:
+            return f"sequence splits the {held} tokens of a rank, which tensor={self.tensor} does not divide"
+        return ""
+
     def place(self, rank: int) -> Place:
         """Coordinates of a rank."""
         if not 0 <= rank < self.world_size:
@@ -209,12 +222,17 @@ def refusal(entry: Entry, config: Any, layout: Layout) -> str:
     """Why an entry cannot be laid out so, in one sentence; "" where it can."""
     degrees = layout.degrees | {"expert": layout.expert}
     if layout.attention == "ulysses":
-        degrees["ulysses"] = layout.context
+        degrees["ulysses"] = layout.context * layout.tensor if layout.context > 1 else 1
     reasons = [catalog.refusal(entry, config, axis, degree) for axis, degree in degrees.items()]
     if layout.chunks > 1 and entry.units is not None and layout.pipeline * layout.chunks > len(entry.units(config)):
         units, parts = len(entry.units(config)), layout.pipeline * layout.chunks
         reasons.append(
             f"schedule={layout.schedule} cuts the model into pipeline x {layout.chunks} = {parts} parts, "
             f"but {entry.name} has {units} units"
+        )
+    if layout.sequence and not (entry.tensor and entry.tensor(config).between):
+        reasons.append(
+            f"sequence: {entry.name} names no parameters between its split layers (TensorPlan.between), "
+            "so every rank of the tensor axis holds all tokens there"
         )
     return next((reason for reason in reasons if reason), "")

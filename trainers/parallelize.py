@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..models.entry import Entry, Shape, boundary_before
+from ..models.entry import Entry, Shape, boundary_before, ties
 from ..models.program import build
 from .activations import keep_bytes
 from .activations import recompute as recompute_unit
@@ -28,7 +28,7 @@ from .mesh import Mesh, new_group
 from .pipeline import Pipeline, keep_units, stage_units
 from .replicate import GradientReducer
 from .sharded import Sharded, Sum
-from .tensor import split_experts, split_layers
+from .tensor import partial_names, split_experts, split_layers
 from .terms import GradientSync, NoSync
 from .zero import shard_units
 
@@ -56,8 +56,9 @@ def parallelize(
         ValueError: the entry cannot be split so; the sentence says why.
     """
     layout, compute = mesh.layout, torch.bfloat16 if dtype == "bf16" else None
-    if reason := refusal(entry, config, layout):
+    if reason := refusal(entry, config, layout) or layout.refusal(tokens):
         raise ValueError(reason)
+    entry = replace(entry, tied=ties(entry, config))
     program = build_seeded(entry, config, seed).to(mesh.device)
     units = [unit.path for unit in entry.units(config)] if entry.units else []
     pipeline = None
@@ -66,11 +67,11 @@ def parallelize(
         keep_units(program, units, stage)
         units = [units[i] for i in stage]
         between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
-        pipeline = Pipeline(program, mesh, stage, partial(_boundary, entry, config, tokens, between))
+        pipeline = Pipeline(program, mesh, stage, partial(_boundary, entry, config, layout.tokens(tokens), between))
     place(program, mesh)
     if axis := mesh.axis("tensor"):
         assert entry.tensor is not None
-        split_layers(program, entry.tensor(config), axis, mesh.axes.tensor)
+        split_layers(program, entry.tensor(config), axis, mesh.axes)
     experts = split_experts(program, entry.experts, mesh)
     _save_less([program.get_submodule(path) for path in units or [""]], recompute, activations)
     sync = _synchronise(entry, program, units, mesh, compute, experts)
@@ -88,7 +89,11 @@ def parallelize(
         holders={name: copies(p, layout) * len(tied.get(name, (0,))) for name, p in parameters.items()},
         sync=sync,
         pipeline=pipeline,
-        sums=(*_tie_sums(parameters, mesh, tied), *_expert_sums(experts, mesh)),
+        sums=(
+            *_token_sums(parameters, mesh, partial_names(program, entry, config)),
+            *_tie_sums(parameters, mesh, tied),
+            *_expert_sums(experts, mesh),
+        ),
         autocast=None if layout.shards > 1 else compute,
     )
 
@@ -180,6 +185,13 @@ def _tied_stages(entry: Entry, config: Any, layout: Layout) -> dict[str, list[in
             unit = next(index for index, unit in enumerate(units) if name.startswith(f"{unit.path}."))
             found.setdefault(pair[0], set()).add(next(stage for stage, kept in enumerate(held) if unit in kept))
     return {owner: sorted(stages) for owner, stages in found.items() if len(stages) > 1}
+
+
+def _token_sums(parameters: Mapping[str, nn.Parameter], mesh: Mesh, names: set[str]) -> Iterator[Sum]:
+    """With sequence parallel each tensor rank has the gradients of its own tokens, between split layers."""
+    found = tuple(p for name, p in parameters.items() if name in names and p.requires_grad)
+    if mesh.axes.sequence and mesh.axes.tensor.group is not None and found:
+        yield Sum(found, mesh.axes.tensor.group)
 
 
 def _tie_sums(parameters: Mapping[str, nn.Parameter], mesh: Mesh, tied: Mapping[str, Sequence[int]]) -> Iterator[Sum]:

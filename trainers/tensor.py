@@ -5,7 +5,7 @@ own arithmetic keep it, and have their tensors cut. Weights become DTensors, so 
 the arithmetic is on local tensors, between collectives that hold to any order of differentiation.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from ..models.axes import Axis, local
-from ..models.entry import TensorPlan
-from ..models.layers.collectives import enter, leave
+from ..models.axes import Axes, local
+from ..models.entry import Entry, TensorPlan
+from ..models.layers.regions import into, out_of
 from .mesh import Mesh
 
 CONVOLUTIONS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
@@ -31,31 +31,31 @@ Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, weight, bias) -
 class Column(nn.Module):
     """x with all features -> this rank's share of the output features."""
 
-    def __init__(self, layer: nn.Module, axis: DeviceMesh, place: Axis, enters: bool) -> None:
+    def __init__(self, layer: nn.Module, axis: DeviceMesh, axes: Axes, enters: bool) -> None:
         super().__init__()
-        self.layer, self.place = arithmetic(layer), place
+        self.layer, self.axes = arithmetic(layer), axes
         self.enters = enters  # False: the module around it has entered the split region already
         self.weight = split_parameter(layer.weight, axis, 0)
         self.bias = None if layer.bias is None else split_parameter(layer.bias, axis, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.enters:
-            x = enter(x, self.place)
+            x = into(x, self.axes)
         return self.layer(x, local(self.weight), None if self.bias is None else local(self.bias))
 
 
 class Row(nn.Module):
-    """x with this rank's share of the features -> the whole output."""
+    """x with this rank's share of the features -> the whole output; with sequence parallel, of this rank's tokens."""
 
-    def __init__(self, layer: nn.Module, axis: DeviceMesh, place: Axis) -> None:
+    def __init__(self, layer: nn.Module, axis: DeviceMesh, axes: Axes) -> None:
         super().__init__()
-        self.layer, self.place = arithmetic(layer), place
+        self.layer, self.axes = arithmetic(layer), axes
         self.weight = split_parameter(layer.weight, axis, 1)
         self.bias = layer.bias  # added once, after the sum: the same on every rank
         self.trailing = self.weight.ndim - 2  # dims behind the features
 
     def forward(self, x: Tensor) -> Tensor:
-        y = leave(self.layer(x, local(self.weight), None), self.place)
+        y = out_of(self.layer(x, local(self.weight), None), self.axes)
         if self.bias is None:
             return y
         return y + self.bias.view(-1, *[1] * self.trailing)
@@ -88,7 +88,7 @@ def _split(whole: Tensor, axis: DeviceMesh, dim: int) -> DTensor:
     return distribute_tensor(whole, axis, [Shard(dim)], src_data_rank=None)
 
 
-def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh, place: Axis) -> None:
+def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh, axes: Axes) -> None:
     """Split what the plan names, in place.
 
     Raises:
@@ -96,17 +96,33 @@ def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh, place: 
     """
     for path, module in list(program.named_modules()):
         if matches(path, plan.inputs):
-            module.register_forward_pre_hook(lambda _, inputs: (enter(inputs[0], place), *inputs[1:]))
+            module.register_forward_pre_hook(lambda _, inputs: (into(inputs[0], axes), *inputs[1:]))
         column, row = matches(path, plan.columns), matches(path, plan.rows)
         if not (column or row):
             continue
         check_features(path, module, 0 if column else 1, axis.size())
         above, _, name = path.rpartition(".")
         entered = any(matches(above, (pattern,)) for pattern in plan.inputs)
-        split = Column(module, axis, place, enters=not entered) if column else Row(module, axis, place)
+        split = Column(module, axis, axes, enters=not entered) if column else Row(module, axis, axes)
         setattr(program.get_submodule(above), name, split)
     for pattern, dim in plan.own.items():
         split_tensors(program, (pattern,), axis, dim)
+    rows = [
+        name for name, p in _parameters(program) if matches(name, plan.vocabulary) and p.shape[0] % axis.size() == 0
+    ]
+    split_tensors(program, rows, axis, 0)
+
+
+def partial_names(program: nn.Module, entry: Entry, config: Any) -> set[str]:
+    """With sequence parallel, the parameters of a split program that are used on this rank's tokens alone."""
+    plan = entry.tensor(config) if entry.tensor else TensorPlan()
+    biases = {f"{path}.bias" for path, module in program.named_modules() if isinstance(module, Row)}
+    return {name for name, _ in _parameters(program) if name in biases or matches(name, plan.between)}
+
+
+def _parameters(program: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every name of every parameter, a tied one's too."""
+    return program.named_parameters(remove_duplicate=False)
 
 
 def check_features(path: str, layer: nn.Module, dim: int, degree: int) -> None:
@@ -125,12 +141,12 @@ def check_features(path: str, layer: nn.Module, dim: int, degree: int) -> None:
 
 
 def split_tensors(program: nn.Module, patterns: Iterable[str], axis: DeviceMesh, dim: int) -> list[nn.Parameter]:
-    """Cut parameters and buffers along a dim, in place; the parameters that came out.
+    """Cut parameters and buffers along a dim, in place; the parameters that came out. A tied one stays one.
 
     Raises:
         ValueError: the degree does not divide the dim.
     """
-    made: list[nn.Parameter] = []
+    made: dict[int, nn.Parameter] = {}
     for path, module in program.named_modules():
         tensors = {**module._parameters, **module._buffers}
         for name, tensor in tensors.items():
@@ -142,11 +158,11 @@ def split_tensors(program: nn.Module, patterns: Iterable[str], axis: DeviceMesh,
                     f"a degree of {axis.size()} does not divide dim {dim} of {full}, {tuple(tensor.shape)}"
                 )
             if isinstance(tensor, nn.Parameter):
-                made.append(split_parameter(tensor, axis, dim))
-                setattr(module, name, made[-1])
+                made.setdefault(id(tensor), split_parameter(tensor, axis, dim))
+                setattr(module, name, made[id(tensor)])
             else:
                 setattr(module, name, _split(tensor, axis, dim))
-    return made
+    return list(made.values())
 
 
 def split_experts(program: nn.Module, patterns: Iterable[str], mesh: Mesh) -> list[nn.Parameter]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.entry import Entry
+from ..models.entry import Entry, ties
 from ..models.program import build
 from .checkpoint.store import load
 from .state import persistent_buffers
@@ -20,7 +20,7 @@ def whole_program(entry: Entry, config: Any, checkpoint: Path, device: str = "cp
     """
     with torch.device(device):
         program = build(entry, config)
-    aliases = {alias for _, alias in entry.tied}
+    aliases = {alias for _, alias in ties(entry, config)}
     weights = {name: p.detach() for name, p in program.named_parameters(remove_duplicate=False) if name not in aliases}
     tensors = weights | persistent_buffers(program)
     load(checkpoint, {f"model.{name}": tensor for name, tensor in tensors.items()}, prefix="model.")

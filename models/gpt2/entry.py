@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..entry import Entry, Shape, TensorPlan, Unit
-
-LOGITS = 2**24  # that the loss holds at once: 64 MiB in fp32
+from ..layers.sizes import head_bytes
 
 
 def size(default: Any, help: str) -> Any:
@@ -109,19 +108,8 @@ def activations(config: GPT2Config, samples: int, tokens: int, element: int) -> 
 
 
 def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> tuple[int, int]:
-    """Bytes that the head keeps for backward, and that the loss's backward needs more for a moment.
-
-    Kept are the norm's input and output, and the fp32 log-probabilities where they are one chunk; their gradient is
-    passed on through two tensors of that size. Several chunks are made anew, one at a time, beside the weight's fp32
-    gradient: two tensors of a chunk, or one and what is added to that gradient.
-    """
-    rows, most = samples * tokens, max(1, LOGITS // config.vocab_size)
-    chunk = 4 * config.vocab_size * min(rows, most)
-    states = rows * (2 * config.width * element + 2 * 4)
-    if rows <= most:
-        return states + chunk, 2 * chunk
-    weight = 4 * config.vocab_size * config.width
-    return states, chunk + weight + max(chunk, weight)
+    """Bytes that the head keeps for backward, and that the loss's backward needs more; layer norm keeps 2 numbers."""
+    return head_bytes(config.vocab_size, config.width, samples * tokens, 2, element)
 
 
 def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape, str], ...]:
@@ -130,7 +118,7 @@ def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape
 
 
 def tensor(config: GPT2Config) -> TensorPlan:
-    """Heads and the MLP's hidden layer are split (Shoeybi et al., "Megatron-LM", 2019)."""
+    """Heads, the MLP's hidden layer and the vocabulary are split (Shoeybi et al., "Megatron-LM", 2019)."""
     return TensorPlan(
         columns=(
             "blocks.*.attention.query",
@@ -140,6 +128,8 @@ def tensor(config: GPT2Config) -> TensorPlan:
         ),
         rows=("blocks.*.attention.output", "blocks.*.mlp.contract"),
         inputs=("blocks.*.attention", "blocks.*.mlp"),
+        vocabulary=("embed.tokens.weight", "head.weight"),
+        between=("embed.positions.weight", "*_norm.*", "head.norm.*"),
     )
 
 
@@ -159,7 +149,8 @@ ENTRY = Entry(
     units=units,
     boundary=boundary,
     tensor=tensor,
-    divides={"tensor": "heads"},
+    divides={"tensor": "heads", "ulysses": "heads"},
+    context={"inputs": 1, "targets": 1},
     tied=(("embed.tokens.weight", "head.weight"),),
     weights="shardwright.models.gpt2.weights:TRANSLATION",
 )

@@ -1,20 +1,22 @@
 """What does GPT-2 compute? Read from the top: the Program, then what it is made of.
 
-B samples, T tokens, C width, H heads (of this rank, under tensor parallel), D = C / heads numbers of one head,
-V vocabulary. Pre-norm blocks, learned positions, GELU by tanh, and the token embedding as the last projection.
+B samples, T tokens of this rank, C width, H heads of this rank, D = C / heads numbers of one head, V vocabulary.
+Pre-norm blocks, learned positions, GELU by tanh, and the token embedding as the last projection. Tokens may be split
+over the context axis, and between split layers over the tensor axis (models/layers/tokens.py).
 """
 
-import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..axes import ALONE, Axes
 from ..draw import dropout
-from ..layers.cross_entropy import cross_entropy
-from .entry import LOGITS, GPT2Config
+from ..layers.attention import Drop, attention
+from ..layers.embedding import Embedding
+from ..layers.head import Head
+from ..layers.tokens import Tokens, places, tokens_of
+from .entry import GPT2Config
 
 Terms = dict[str, tuple[Tensor, Tensor]]
 
@@ -25,12 +27,14 @@ class GPT2(nn.Module):
     A pipeline stage sets `embed` or `head` to None and drops blocks; what is left keeps its name.
     """
 
+    axes: Axes = ALONE
+
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
         self.embed: Embed | None = Embed(config)
         self.blocks = nn.ModuleDict({str(layer): Block(config, f"blocks.{layer}") for layer in range(config.layers)})
-        self.head: Head | None = Head(config, self.embed.tokens.weight)
+        self.head: Head | None = Head(nn.LayerNorm(config.width), self.embed.tokens.weight)
         initialise(self)
 
     def forward(self, batch: Mapping[str, Tensor], *state: Tensor) -> Terms | dict[str, Tensor] | tuple[Tensor, ...]:
@@ -38,17 +42,17 @@ class GPT2(nn.Module):
 
         Args:
             batch: "inputs" int64 [B, T]; "targets" int64 [B, T], -100 where nothing is to be predicted; "key" int32
-                [B, 2], needed in training with dropout.
+                [B, 2], needed in training with dropout; "position" int64 [B, T] where the context axis is split.
             state: the residual stream [B, T, C], in a stage without `embed`.
 
         Returns:
             In a stage without `head`, the residual stream in a tuple. Without targets, {"logits": [B, T, V]}.
             Otherwise {"loss": (sum over targets in nats, number of targets)}.
         """
-        key = batch.get("key")
-        x = self.embed(batch["inputs"], key) if self.embed is not None else state[0]
+        key, tokens = batch.get("key"), tokens_of(batch, self.axes)
+        x = self.embed(batch["inputs"], key, tokens) if self.embed is not None else state[0]
         for block in self.blocks.values():
-            x = block(x, key)
+            x = block(x, key, tokens)
         if self.head is None:
             return (x,)
         result: Terms | dict[str, Tensor] = self.head(x, batch.get("targets"))
@@ -61,15 +65,15 @@ class Embed(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.context, self.dropout = config.context, config.dropout
-        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.tokens = Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.context, config.width)
 
-    def forward(self, inputs: Tensor, key: Tensor | None) -> Tensor:
-        length = inputs.shape[1]
-        if length > self.context:
-            raise ValueError(f"a sample has {length} tokens, but context={self.context}")
-        x: Tensor = self.tokens(inputs) + self.positions(torch.arange(length, device=inputs.device))
-        return dropout(x, self.dropout, key, "embed") if self.training else x
+    def forward(self, inputs: Tensor, key: Tensor | None, tokens: Tokens) -> Tensor:
+        if tokens.whole > self.context:
+            raise ValueError(f"a sample has {tokens.whole} tokens, but context={self.context}")
+        x: Tensor = self.tokens(inputs)
+        x = x + self.positions(places(tokens.between, x.shape[1], x.device))
+        return drop(x, self.dropout, key, "embed", tokens) if self.training else x
 
 
 class Block(nn.Module):
@@ -83,12 +87,17 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
-        x = x + self.drop(self.attention(self.attention_norm(x), key), key, "attention")
-        return x + self.drop(self.mlp(self.mlp_norm(x)), key, "mlp")
+    def forward(self, x: Tensor, key: Tensor | None, tokens: Tokens) -> Tensor:
+        x = x + self.drop(self.attention(self.attention_norm(x), key), key, "attention", tokens)
+        return x + self.drop(self.mlp(self.mlp_norm(x)), key, "mlp", tokens)
 
-    def drop(self, branch: Tensor, key: Tensor | None, which: str) -> Tensor:
-        return dropout(branch, self.dropout, key, f"{self.name}.{which}.output") if self.training else branch
+    def drop(self, branch: Tensor, key: Tensor | None, which: str, tokens: Tokens) -> Tensor:
+        return drop(branch, self.dropout, key, f"{self.name}.{which}.output", tokens) if self.training else branch
+
+
+def drop(x: Tensor, p: float, key: Tensor | None, name: str, tokens: Tokens) -> Tensor:
+    """Dropout of x [B, T, C] between split layers; a token draws the same numbers on whichever rank it sits."""
+    return dropout(x, p, key, name, (tokens.between, 0), (tokens.whole, x.shape[2]))
 
 
 class Attention(nn.Module):
@@ -111,27 +120,10 @@ class Attention(nn.Module):
             layer(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [B, H, T, D]
             for layer in (self.query, self.key, self.value)
         )
-        if self.training and self.dropout > 0.0:
-            mixed = self.drop(probabilities(query, keys), key) @ values
-        else:
-            mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=True)
+        drop = Drop(self.dropout, key, f"{self.name}.probabilities", self.heads) if self.training else None
+        mixed = attention(query, keys, values, axes=self.axes, causal=True, drop=drop)
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
-
-    def drop(self, weights: Tensor, key: Tensor | None) -> Tensor:
-        """Dropout of probabilities [B, H, T, T]; a head draws the same numbers on whichever rank it sits."""
-        local, *square = weights.shape[1:]
-        start, extent = (self.axes.tensor.index * local, 0, 0), (self.heads, *square)
-        return dropout(weights, self.dropout, key, f"{self.name}.probabilities", start, extent)
-
-
-def probabilities(query: Tensor, keys: Tensor) -> Tensor:
-    """How much each token attends to itself and those before it: [B, H, T, D] twice to [B, H, T, T]."""
-    length = query.shape[-2]
-    later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    scores = query @ keys.transpose(-2, -1) * query.shape[-1] ** -0.5
-    result: Tensor = scores.masked_fill(later, -math.inf).softmax(-1)
-    return result
 
 
 class MLP(nn.Module):
@@ -145,21 +137,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.contract(F.gelu(self.expand(x), approximate="tanh"))
         return result
-
-
-class Head(nn.Module):
-    """The residual stream [B, T, C] to losses, or to logits [B, T, V]. Its weight is the token embedding."""
-
-    def __init__(self, config: GPT2Config, weight: Tensor) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.width)
-        self.weight = weight
-
-    def forward(self, x: Tensor, targets: Tensor | None) -> Terms | dict[str, Tensor]:
-        x = self.norm(x)
-        if targets is None:
-            return {"logits": F.linear(x, self.weight)}
-        return {"loss": cross_entropy(x, self.weight, targets, LOGITS)}
 
 
 def initialise(program: GPT2) -> None:

@@ -88,6 +88,16 @@ def exchange(x: Tensor, axis: Axis, sent: Sequence[int], received: Sequence[int]
     return x if axis.group is None else _apply(_Exchange, x, axis, tuple(sent), tuple(received))
 
 
+@torch.no_grad()
+def maximum(x: Tensor, axis: Axis) -> Tensor:
+    """The largest of the ranks' x, number by number; without a gradient."""
+    if axis.group is None:
+        return x
+    largest = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=axis.group)
+    return largest
+
+
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     result: Tensor = function.apply(*arguments)
     return result

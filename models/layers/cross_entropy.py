@@ -11,19 +11,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-IGNORED = -100  # the target that is not counted
+from ..axes import Axis
+from .split_cross_entropy import IGNORED, split_cross_entropy
 
 
-def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, chunk: int, axis: Axis | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum of the negative log-likelihoods of targets under softmax(x @ weight.T), and the number of targets.
 
     x [..., C], weight [V, C], targets int64 [...] with -100 where nothing is to be predicted; both results are fp32
     scalars. `chunk` is how many logits may exist at once, one row at least; where all fit in one chunk they are kept
     for backward, which then saves their recomputation.
+
+    Args:
+        axis: over which the vocabulary is split; weight is then this rank's part [V / degree, C], and gradients by x
+            are its part of a sum.
     """
     x, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     rows = max(1, chunk // weight.shape[0])
     count = (targets != IGNORED).sum().to(torch.float32)
+    if axis is not None and axis.group is not None:
+        return split_cross_entropy(x, weight, targets, rows, axis), count
     if x.shape[0] <= rows:
         return _negative_log_likelihood(x, weight, targets), count
     if torch.is_autocast_enabled(x.device.type):  # backward runs outside of autocast and must not compute in fp32
