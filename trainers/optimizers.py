@@ -5,6 +5,7 @@ the cost of DTensor dispatch in every operation.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,21 @@ class ShardedOptimizer:
 
     def __init__(self, options: OptimizerOptions, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-        self.leaves = {name: local(p.detach()) for name, p in self.parameters.items()}
-        self.rule = build_rule(options, decay_groups(options, self.leaves, self.parameters))
+        self.leaves = {name: self.leaf(parameter) for name, parameter in self.parameters.items()}
+        self.rule = self.wrap(build_rule(options, decay_groups(options, self.leaves, self.parameters)))
         self._materialise()
+
+    def leaf(self, parameter: nn.Parameter) -> Tensor:
+        """What the rule updates of a parameter."""
+        return local(parameter.detach())
+
+    def wrap(self, rule: torch.optim.Optimizer) -> Any:
+        """The rule, or what an engine makes of it."""
+        return rule
+
+    def apply(self) -> None:
+        """Let the rule update the leaves that have a gradient."""
+        self.rule.step()
 
     def step(self, lr: float, names: Iterable[str] | None = None) -> None:
         """Update the named parameters, or all, from their gradients at a learning rate."""
@@ -32,7 +45,7 @@ class ShardedOptimizer:
             leaf.grad = local(parameter.grad)
         for group in self.rule.param_groups:
             group["lr"] = lr * group["factor"]
-        self.rule.step()
+        self.apply()
         for leaf in self.leaves.values():
             leaf.grad = None  # or the gradients' memory would live on after the step has cleared them
 
@@ -63,7 +76,7 @@ class ShardedOptimizer:
             group["lr"] = 0.0
         for leaf in self.leaves.values():
             leaf.grad = torch.zeros_like(leaf)
-        self.rule.step()
+        self.apply()
         self.set_updates(lambda _: 0)
         for group, value in zip(self.rule.param_groups, decay, strict=True):
             group["weight_decay"] = value
