@@ -24,6 +24,7 @@ from .optimizers import ShardedOptimizer, build_rule, decay_groups
 from .options import OptimizerOptions
 from .parallelize import build_seeded, parallelize
 from .phases import Turns, trains
+from .solvers import Descent
 from .step import Step
 from .streams import Streams
 from .terms import Batch
@@ -112,7 +113,7 @@ def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Fi
     streams = Streams(trial.entry, trial.config, sharded.program, mesh, slots)
     following = Following(trial.entry.follows, sharded.parameters, len(batches))
     optimizer = ShardedOptimizer(SGD, sharded.parameters)
-    step = Step(sharded, optimizer, lambda _: SGD.lr, CLIP, streams, following)
+    step = Step(sharded, Descent(optimizer, CLIP), lambda _: SGD.lr, streams, following)
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
     for index, micro_batches in enumerate(batches):

@@ -34,6 +34,8 @@ def square_share(gradients: Sequence[Tensor], holders: Sequence[int]) -> Tensor:
     Args:
         holders: ranks of the world that hold the same elements of each gradient.
     """
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
     norms = torch.stack(torch._foreach_norm(list(gradients))).double()
     return (norms.square() / torch.tensor(holders, dtype=torch.float64, device=norms.device)).sum()
 

@@ -22,6 +22,7 @@ from .estimate import available_for_worker
 from .mesh import Mesh
 from .optimizers import ShardedOptimizer
 from .options import OptimizerOptions
+from .solvers import build_solver
 from .parallelize import parallelize
 from .step import Step
 from .terms import Batch, GradientSync
@@ -148,7 +149,7 @@ def measure_step(
     with Ledger() as ledger:
         sharded = parallelize(entry, config, mesh, **building)
         sharded = replace(sharded, sync=Marking(sharded.sync, ledger))
-        step = Step(sharded, ShardedOptimizer(optimizer, sharded.parameters), lambda _: optimizer.lr, 1.0)
+        step = Step(sharded, build_solver(sharded, optimizer, clip=1.0), lambda _: optimizer.lr)
         for index, micro_batches in enumerate(batches):
             ledger.mark(BEGIN)
             copies = [{name: value.clone() for name, value in batch.items()} for batch in micro_batches]

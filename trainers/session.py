@@ -17,7 +17,6 @@ from .data.order import InTurn, Lanes, Order
 from .follow import Following
 from .layout import Layout
 from .mesh import build_mesh
-from .optimizers import ShardedOptimizer
 from .options import (
     CheckpointOptions,
     EvalOptions,
@@ -31,6 +30,7 @@ from .portions import BACKWARD, share, total_steps
 from .probe import settle_micro_batch
 from .restore import open_slots, restore
 from .schedules import factor
+from .solvers import build_solver
 from .state import tensors
 from .step import Outcome, Step, Totals
 from .streams import Streams
@@ -90,10 +90,10 @@ class Session:
             activations=options.activations,
             debug=options.debug,
         )
-        optimizer = ShardedOptimizer(training.optimizer, self.sharded.parameters)
+        solver = build_solver(self.sharded, training.optimizer, options.clip)
         slots = share(options.global_batch, training.layout.data)
         self.streams = Streams(training.entry, training.config, self.sharded.program, mesh, slots)
-        self.tensors = tensors(self.sharded, optimizer, self.streams)
+        self.tensors = tensors(self.sharded, solver, self.streams)
         self.enter("restore")
         self.slots = open_slots(worker, self.tensors) if training.snapshot_every else None
         restored = restore(worker, training.checkpoints, self.tensors, self.slots)
@@ -107,8 +107,8 @@ class Session:
             self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
         self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
         following = Following(training.entry.follows, self.sharded.parameters, self.steps)
-        self.step = Step(self.sharded, optimizer, self._lr, options.clip, self.streams, following)
-        optimizer.set_updates(lambda name: self.step.turns.updates(name, restored.step))
+        self.step = Step(self.sharded, solver, self._lr, self.streams, following)
+        solver.set_updates(lambda name: self.step.turns.updates(name, restored.step))
         self.totals = Totals(self.sharded)
         self._tell_speed_limit()
 

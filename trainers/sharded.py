@@ -93,7 +93,8 @@ class Sharded:
         for index, batch in enumerate(micro_batches):
             self.sync.prepare(last=index == len(micro_batches) - 1)
             result = take_apart(self.program(batch, **told), weights)
-            objective(result.terms, weights).backward()
+            if (total := objective(result.terms, weights)).requires_grad:  # not where a phase only acts
+                total.backward()
             passed.add(index, result)
         return passed
 

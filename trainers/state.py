@@ -6,20 +6,20 @@ draws and the learning rate are functions of the step.
 
 from torch import Tensor, nn
 
-from .optimizers import ShardedOptimizer
 from .parts import shaped_like
 from .sharded import Sharded
+from .solvers import Solver
 from .streams import Streams
 
 
-def tensors(sharded: Sharded, optimizer: ShardedOptimizer, streams: Streams | None = None) -> dict[str, Tensor]:
+def tensors(sharded: Sharded, solver: Solver, streams: Streams | None = None) -> dict[str, Tensor]:
     """ "model.<parameter>", "model.<buffer>", "optimizer.<parameter>.<state>", "stream.<name>" -> this rank's tensor.
 
     A DTensor stands for its whole tensor; a plain tensor is the same on every rank that holds the name.
     """
     found: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in sharded.parameters.items()}
     found |= {f"model.{name}": buffer for name, buffer in persistent_buffers(sharded.program).items()}
-    for name, key, part in optimizer.state():
+    for name, key, part in solver.state():
         found[f"optimizer.{name}.{key}"] = shaped_like(sharded.parameters[name], part)
     return found | (streams.tensors() if streams else {})
 

@@ -1,7 +1,8 @@
-"""What happens in one optimizer step? Forward and backward, one small all-reduce, then clip and update.
+"""What happens in one optimizer step? Evaluations at the current weights, and a solver's change of the weights.
 
-The all-reduce carries the terms' sums and counts, each rank's share of the squared gradient norm and the wish to stop;
-so every rank divides by the same count, clips by the same norm and leaves at the same step.
+An evaluation is forward, backward and one small all-reduce. It carries the terms' sums and counts, each rank's share of
+the squared gradient norm and the wish to stop; so every rank divides by the same count, clips by the same norm and
+leaves at the same step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..models.entry import Phase
 from ..models.program import Terms
 from .clock import Clock
 from .follow import Following
 from .gradients import clip_factor, local_gradients, square_share
-from .optimizers import ShardedOptimizer
 from .phases import Turns, trains
 from .sharded import Sharded
+from .solvers import Evaluation, Solver
 from .streams import Streams
-from .terms import Batch
+from .terms import Batch, Passed
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,17 @@ class Outcome:
 
 
 class Step:
-    """The step of one sharded model and its optimizer."""
+    """The step of one sharded model and its solver."""
 
     def __init__(
         self,
         sharded: Sharded,
-        optimizer: ShardedOptimizer,
+        solver: Solver,
         lr: Callable[[int], float],
-        clip: float,
         streams: Streams | None = None,
         following: Following | None = None,
     ) -> None:
-        self.sharded, self.optimizer, self.lr, self.clip = sharded, optimizer, lr, clip
+        self.sharded, self.solver, self.lr = sharded, solver, lr
         self.streams, self.following = streams, following
         self.turns = Turns(sharded.entry.phases)
         self.totals = Totals(sharded)
@@ -63,32 +64,62 @@ class Step:
             fresh: every slot of the entry's streams begins anew.
         """
         phase = self.turns.at(step)
-        with clock("compute"):
-            weights, scale = self._weights(micro_batches)
-            if self.streams is not None:
-                micro_batches = self.streams.hand_out(micro_batches, fresh)
-            passed = self.sharded.run(micro_batches, phase=phase.name, weights=weights)
+        if self.streams is not None:
+            micro_batches = self.streams.hand_out(micro_batches, fresh)
+        trained = [name for name in self.solver.parameters if trains(phase, name)]
+        evaluate = Objective(self.sharded, self.totals, micro_batches, phase, trained, stop, clock)
+        lr = self.lr(step) * phase.lr
         with clock("optimizer"):
-            trained = [name for name in self.optimizer.parameters if trains(phase, name)]
-            gradients = local_gradients([self.sharded.parameters[name] for name in trained])
-            share = square_share(gradients, [self.sharded.holders[name] for name in trained])
-            sums, (square, stops) = self.totals(passed.terms, share, torch.tensor(float(stop)), phase=phase.name)
-            means = {name: value / count for name, (value, count) in sums.items() if count}
-            objective = self.sharded.entry.objective
-            count = self._count(sums)
-            factor = scale or 1.0 / count
-            norm = square**0.5 * factor
-            torch._foreach_mul_(gradients, factor * clip_factor(norm, self.clip))
-            lr = self.lr(step) * phase.lr
-            self.optimizer.step(lr, trained)
+            found = self.solver.step(evaluate, lr, trained)
             if self.following is not None:
                 self.following.step(step + 1)
             if self.streams is not None:
-                self.streams.take(passed.states)
-        loss = sum(weight * means[name] for name, weight in objective.items())
-        return Outcome(loss, means, count, norm, lr, stops > 0, phase.name)
+                self.streams.take(evaluate.states)
+        return Outcome(found.loss, found.terms, found.count, found.norm, lr, found.stop, phase.name)
 
-    def _weights(self, micro_batches: Sequence[Batch]) -> tuple[Mapping[str, float], float]:
+
+class Objective:
+    """The objective of one step, to be evaluated at whatever weights stand when it is called."""
+
+    def __init__(
+        self,
+        sharded: Sharded,
+        totals: "Totals",
+        micro_batches: Sequence[Batch],
+        phase: Phase,
+        trained: Sequence[str],
+        stop: bool,
+        clock: Clock,
+    ) -> None:
+        self.sharded, self.totals, self.micro_batches = sharded, totals, micro_batches
+        self.phase, self.trained, self.stop, self.clock = phase, trained, torch.tensor(float(stop)), clock
+        self.weights, self.scale = self._weights()
+        self.states: Mapping[int, Mapping[str, Tensor]] = {}  # of the first evaluation: new rows of the streams
+
+    def __call__(self, clip: float = 0.0) -> Evaluation:
+        """Forward and backward, and what they found over the world. Collective."""
+        with self.clock("compute"):
+            passed = self.sharded.run(self.micro_batches, phase=self.phase.name, weights=self.weights)
+        self.states = self.states or passed.states
+        return self._sum_up(passed, clip)
+
+    def _sum_up(self, passed: Passed, clip: float) -> Evaluation:
+        """Sums of the ranks to means, and the gradients to those of the mean objective."""
+        gradients = local_gradients([self.sharded.parameters[name] for name in self.trained])
+        share = square_share(gradients, [self.sharded.holders[name] for name in self.trained])
+        sums, (square, stops) = self.totals(passed.terms, share, self.stop, phase=self.phase.name)
+        means = {name: value / count for name, (value, count) in sums.items() if count}
+        count = self._count(sums)
+        factor = self.scale or 1.0 / count
+        norm = square**0.5 * factor
+        if gradients:
+            torch._foreach_mul_(gradients, factor * clip_factor(norm, clip))
+        loss = sum(weight * means[name] for name, weight in self.sharded.entry.objective.items())
+        return Evaluation(
+            loss, means, count, norm, dict(zip(self.trained, gradients, strict=True)), passed.update, stops > 0
+        )
+
+    def _weights(self) -> tuple[Mapping[str, float], float]:
         """Weight of each term's sum in what is differentiated, and what the gradient is then multiplied by.
 
         Of one term the count is divided by after backward (0.0 says so). Several terms with counts of their own must
@@ -99,8 +130,9 @@ class Step:
             return entry.objective, 0.0
         if entry.counts is None:
             raise ValueError(f"the objective of {entry.name} has several terms, so the entry needs `counts`")
-        mesh, found = self.sharded.mesh, [entry.counts(batch) for batch in micro_batches]
-        flat = torch.stack([sum(torch.as_tensor(one[name]).double() for one in found) for name in entry.objective])
+        mesh, found = self.sharded.mesh, [entry.counts(batch) for batch in self.micro_batches]
+        each = [torch.stack([torch.as_tensor(one[name]).double() for one in found]) for name in entry.objective]
+        flat = torch.stack(each).sum(1)
         flat = flat.to(mesh.device) * (mesh.layout.data / mesh.layout.world_size)  # ranks that share samples count once
         mesh.sum(flat)
         counts = dict(zip(entry.objective, flat.tolist(), strict=True))

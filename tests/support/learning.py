@@ -11,10 +11,10 @@ from shardwright.trainers.data.slots import Slots
 from shardwright.trainers.follow import Following
 from shardwright.trainers.layout import Layout
 from shardwright.trainers.mesh import build_mesh
-from shardwright.trainers.optimizers import ShardedOptimizer
 from shardwright.trainers.options import DataOptions, OptimizerOptions, ScheduleOptions
 from shardwright.trainers.parallelize import parallelize
 from shardwright.trainers.schedules import factor
+from shardwright.trainers.solvers import build_solver
 from shardwright.trainers.step import Step, Totals
 from shardwright.trainers.streams import Streams
 from shardwright.trainers.terms import add
@@ -60,9 +60,8 @@ def learn(
     following = Following(entry.follows, sharded.parameters, steps)
     step = Step(
         sharded,
-        ShardedOptimizer(options, sharded.parameters),
+        build_solver(sharded, options, clip=1.0),
         lambda done: options.lr * factor(SCHEDULE, done, steps),
-        1.0,
         streams,
         following,
     )
