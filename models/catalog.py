@@ -12,7 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .entry import Entry, load_object
 
-ENTRIES: Mapping[str, str] = {"gpt2": "shardwright.models.gpt2.entry:ENTRY"}
+ENTRIES: Mapping[str, str] = {
+    "mlp": "shardwright.models.mlp.entry:ENTRY",
+    "gpt2": "shardwright.models.gpt2.entry:ENTRY",
+    "bert": "shardwright.models.bert.entry:ENTRY",
+    "vit": "shardwright.models.vit.entry:ENTRY",
+}
 SPLITS = ("tensor", "pipeline", "context", "expert")  # axes that cut a model; the others copy or shard it
 
 
