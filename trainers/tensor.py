@@ -24,6 +24,9 @@ CONVOLUTIONS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: F.conv1d,
     nn.Conv2d: F.conv2d,
     nn.Conv3d: F.conv3d,
+    nn.ConvTranspose1d: F.conv_transpose1d,
+    nn.ConvTranspose2d: F.conv_transpose2d,
+    nn.ConvTranspose3d: F.conv_transpose3d,
 }
 Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, weight, bias) -> y
 
@@ -35,7 +38,7 @@ class Column(nn.Module):
         super().__init__()
         self.layer, self.axes = arithmetic(layer), axes
         self.enters = enters  # False: the module around it has entered the split region already
-        self.weight = split_parameter(layer.weight, axis, 0)
+        self.weight = split_parameter(layer.weight, axis, output_dim(layer))
         self.bias = None if layer.bias is None else split_parameter(layer.bias, axis, 0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +53,7 @@ class Row(nn.Module):
     def __init__(self, layer: nn.Module, axis: DeviceMesh, axes: Axes) -> None:
         super().__init__()
         self.layer, self.axes = arithmetic(layer), axes
-        self.weight = split_parameter(layer.weight, axis, 1)
+        self.weight = split_parameter(layer.weight, axis, 1 - output_dim(layer))
         self.bias = layer.bias  # added once, after the sum: the same on every rank
         self.trailing = self.weight.ndim - 2  # dims behind the features
 
@@ -71,8 +74,16 @@ def arithmetic(layer: nn.Module) -> Layer:
         return F.linear
     convolution = CONVOLUTIONS.get(type(layer))
     if convolution is None or layer.groups != 1 or layer.padding_mode != "zeros":
-        raise ValueError(f"{layer} cannot be split; the tensor plan takes nn.Linear and nn.Conv1d to 3d of one group")
-    return partial(_convolve, convolution, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+        raise ValueError(f"{layer} cannot be split; the tensor plan takes nn.Linear and convolutions of one group")
+    how = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    if layer.transposed:
+        how["output_padding"] = layer.output_padding
+    return partial(_convolve, convolution, **how)
+
+
+def output_dim(layer: nn.Module) -> int:
+    """The dim of a layer's weight that is its output features; of the first two, the other one is its input's."""
+    return 1 if getattr(layer, "transposed", False) else 0
 
 
 def _convolve(function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> Tensor:
@@ -100,7 +111,8 @@ def split_layers(program: nn.Module, plan: TensorPlan, axis: DeviceMesh, axes: A
         column, row = matches(path, plan.columns), matches(path, plan.rows)
         if not (column or row):
             continue
-        check_features(path, module, 0 if column else 1, axis.size())
+        outputs = output_dim(module)
+        check_features(path, module, outputs if column else 1 - outputs, axis.size())
         above, _, name = path.rpartition(".")
         entered = any(matches(above, (pattern,)) for pattern in plan.inputs)
         split = Column(module, axis, axes, enters=not entered) if column else Row(module, axis, axes)
@@ -134,7 +146,7 @@ def check_features(path: str, layer: nn.Module, dim: int, degree: int) -> None:
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim < 2:
         raise ValueError(
-            f"the tensor plan names {path}, which is {type(layer).__name__}, not nn.Linear or nn.Conv1d to 3d"
+            f"the tensor plan names {path}, which is {type(layer).__name__}, not nn.Linear or a convolution"
         )
     if weight.shape[dim] % degree:
         raise ValueError(f"tensor={degree} does not divide the {weight.shape[dim]} features of {path}")
