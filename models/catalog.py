@@ -17,6 +17,9 @@ ENTRIES: Mapping[str, str] = {
     "gpt2": "shardwright.models.gpt2.entry:ENTRY",
     "bert": "shardwright.models.bert.entry:ENTRY",
     "vit": "shardwright.models.vit.entry:ENTRY",
+    "gat": "shardwright.models.gat.entry:ENTRY",
+    "rbm": "shardwright.models.rbm.entry:ENTRY",
+    "wgan_gp": "shardwright.models.wgan_gp.entry:ENTRY",
 }
 SPLITS = ("tensor", "pipeline", "context", "expert")  # axes that cut a model; the others copy or shard it
 
