@@ -95,9 +95,9 @@ class Agreed:
         self.agreement.announce("beginning of a step")
         self.sync.zero()
 
-    def prepare(self, last: bool) -> None:
+    def prepare(self, last: bool, chunk: int = 0) -> None:
         """Announce a backward, and whether it is the step's last."""
-        self.sync.prepare(last)
+        self.sync.prepare(last, chunk)
 
     def finish(self) -> None:
         """Return once every gradient is reduced."""

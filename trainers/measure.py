@@ -20,10 +20,9 @@ from ..models.entry import Entry
 from .clock import Clock
 from .estimate import available_for_worker
 from .mesh import Mesh
-from .optimizers import ShardedOptimizer
 from .options import OptimizerOptions
-from .solvers import build_solver
 from .parallelize import parallelize
+from .solvers import build_solver
 from .step import Step
 from .terms import Batch, GradientSync
 
@@ -111,12 +110,12 @@ class Marking:
         self.sync.zero()
         self.began = False
 
-    def prepare(self, last: bool) -> None:
+    def prepare(self, last: bool, chunk: int = 0) -> None:
         """Announce a backward; all but a step's first one have a micro-batch before them."""
         if self.began:
             self.ledger.mark(BETWEEN)
         self.began = True
-        self.sync.prepare(last)
+        self.sync.prepare(last, chunk)
 
     def finish(self) -> None:
         """Return once every gradient is reduced."""

@@ -5,10 +5,11 @@
 3. place      modules that ask are told where they stand in the mesh;
 4. split      tensor and expert parallel take their part before anything wraps it, so that ZeRO shards what is left;
 5. recompute  inside ZeRO's hooks, so that a recomputed forward finds its parameters gathered;
-6. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
+6. chunks     where a rank of a pipeline holds several parts of the model, each becomes a module of its own;
+7. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,11 +26,12 @@ from .agreement import Agreed, Agreement, watched
 from .gradients import copies
 from .layout import Layout, Place, refusal
 from .mesh import Mesh, new_group
-from .pipeline import Pipeline, keep_units, stage_units
+from .pipeline import Pipeline
+from .pipeline_cut import chunk_of, keep_units, part_twins, rank_units
 from .replicate import GradientReducer
-from .sharded import Sharded, Sum
+from .sharded import Sharded, Sum, Twin
 from .tensor import partial_names, split_experts, split_layers
-from .terms import GradientSync, NoSync
+from .terms import GradientSync, NoSync, each_chunk
 from .zero import shard_units
 
 
@@ -60,27 +62,33 @@ def parallelize(
         raise ValueError(reason)
     entry = replace(entry, tied=ties(entry, config))
     program = build_seeded(entry, config, seed).to(mesh.device)
-    units = [unit.path for unit in entry.units(config)] if entry.units else []
-    pipeline = None
-    if layout.pipeline > 1:
-        stage = stage_units(entry, config, layout)[mesh.place.pipeline]
-        keep_units(program, units, stage)
-        units = [units[i] for i in stage]
-        between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
-        pipeline = Pipeline(program, mesh, stage, partial(_boundary, entry, config, layout.tokens(tokens), between))
+    paths = [unit.path for unit in entry.units(config)] if entry.units else []
+    parts = rank_units(entry, config, layout, mesh.place.pipeline) if layout.pipeline > 1 else [range(len(paths))]
+    keep_units(program, paths, {index for part in parts for index in part})
+    units = [[paths[index] for index in part] for part in parts]  # of each chunk
+    held = [path for part in units for path in part]
+    twins = part_twins(program, entry, units) if layout.shards > 1 else []
     place(program, mesh)
     if axis := mesh.axis("tensor"):
         assert entry.tensor is not None
         split_layers(program, entry.tensor(config), axis, mesh.axes)
     experts = split_experts(program, entry.experts, mesh)
-    _save_less([program.get_submodule(path) for path in units or [""]], recompute, activations)
-    sync = _synchronise(entry, program, units, mesh, compute, experts)
+    _save_less([program.get_submodule(path) for path in held or [""]], recompute, activations)
+    chunks = [chunk_of(program, held, part) for part in units] if len(units) > 1 else [program]
+    pipeline = None
+    if layout.pipeline > 1:
+        between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
+        kinds = partial(_boundary, entry, config, layout.tokens(tokens), between)
+        # fully_shard reduces a unit's gradients as soon as its input has one; a unit is computed again once a backward
+        pipeline = Pipeline(chunks, parts, mesh, kinds, whole=layout.shards > 1 or recompute != "none")
+    sync = _synchronise(entry, chunks, units, mesh, compute, experts)
     if debug:
         agreement = Agreement(mesh, dist.distributed_c10d._get_default_store())
-        agreement.watch(program, watched(program, units))
+        agreement.watch(program, watched(program, held))
         sync = Agreed(sync, agreement)
-    parameters = _named(program, entry)
-    tied = _tied_stages(entry, config, layout)
+    named = dict(program.named_parameters(remove_duplicate=False))
+    parameters = _by_owner(program, entry, {named[copied] for _, copied in twins})
+    tied = _tied_ranks(entry, config, layout)
     return Sharded(
         entry=entry,
         program=program,
@@ -89,6 +97,7 @@ def parallelize(
         holders={name: copies(p, layout) * len(tied.get(name, (0,))) for name, p in parameters.items()},
         sync=sync,
         pipeline=pipeline,
+        twins=tuple(Twin(named[first], named[copied]) for first, copied in twins),
         sums=(
             *_token_sums(parameters, mesh, partial_names(program, entry, config)),
             *_tie_sums(parameters, mesh, tied),
@@ -138,22 +147,36 @@ def _save_less(units: Sequence[nn.Module], how: str, activations: str) -> None:
 
 def _synchronise(
     entry: Entry,
-    program: nn.Module,
-    units: Sequence[str],
+    chunks: Sequence[nn.Module],
+    units: Sequence[Sequence[str]],
     mesh: Mesh,
     compute: torch.dtype | None,
     apart: Sequence[nn.Parameter],
 ) -> GradientSync:
     """ZeRO, replicas, or nothing to agree on; for all parameters but those `apart`, the split experts."""
+    experts, syncs = set(apart), list[GradientSync]()
     if mesh.layout.shards > 1:
         axis = mesh.axis("replicate", "shard")
         assert axis is not None
-        return shard_units(program, _gathered(entry, units), axis, mesh.layout, compute, set(apart))
-    group, experts = mesh.group("replicate"), {id(parameter) for parameter in apart}
-    parameters = [p for p in program.parameters() if p.requires_grad]
+        for chunk, part in zip(chunks, units, strict=True):
+            syncs.append(shard_units(chunk, _gathered(entry, part), axis, mesh.layout, compute, experts))
+        return each_chunk(syncs)
+    group, trained = mesh.group("replicate"), _apart(chunks)
     if group is None:
-        return NoSync(parameters)
-    return GradientReducer([p for p in parameters if id(p) not in experts], group, apart)
+        return NoSync([p for own in trained for p in own])
+    for own in trained:
+        syncs.append(GradientReducer([p for p in own if p not in experts], group, [p for p in own if p in experts]))
+    return each_chunk(syncs)
+
+
+def _apart(chunks: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
+    """The trained parameters of each chunk; one that two of them use belongs to the first, whose backward ends last."""
+    seen: set[nn.Parameter] = set()
+    parts = []
+    for chunk in chunks:
+        parts.append([p for p in chunk.parameters() if p.requires_grad and p not in seen])
+        seen.update(parts[-1])
+    return parts
 
 
 def _gathered(entry: Entry, units: Sequence[str]) -> list[list[str]]:
@@ -168,23 +191,24 @@ def _gathered(entry: Entry, units: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _named(program: nn.Module, entry: Entry) -> dict[str, nn.Parameter]:
-    """Parameters by their owner's name."""
+def _by_owner(program: nn.Module, entry: Entry, copied: Container[nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Parameters by their owner's name, without copies that follow another one on this rank."""
     owner = {alias: name for name, alias in entry.tied}
-    return {owner.get(name, name): parameter for name, parameter in program.named_parameters()}
+    return {owner.get(name, name): p for name, p in program.named_parameters() if p not in copied}
 
 
-def _tied_stages(entry: Entry, config: Any, layout: Layout) -> dict[str, list[int]]:
-    """Pipeline stages that hold a copy of a tied weight of their own, for those weights that more than one holds."""
+def _tied_ranks(entry: Entry, config: Any, layout: Layout) -> dict[str, list[int]]:
+    """Ranks of a pipeline that hold a copy of a tied weight, for those weights that more than one rank holds."""
     if layout.pipeline == 1 or entry.units is None:
         return {}
-    units, held = entry.units(config), stage_units(entry, config, layout)
+    units = entry.units(config)
+    held = [{i for part in rank_units(entry, config, layout, rank) for i in part} for rank in range(layout.pipeline)]
     found: dict[str, set[int]] = {}
     for pair in entry.tied:
         for name in pair:
             unit = next(index for index, unit in enumerate(units) if name.startswith(f"{unit.path}."))
-            found.setdefault(pair[0], set()).add(next(stage for stage, kept in enumerate(held) if unit in kept))
-    return {owner: sorted(stages) for owner, stages in found.items() if len(stages) > 1}
+            found.setdefault(pair[0], set()).add(next(rank for rank, kept in enumerate(held) if unit in kept))
+    return {owner: sorted(ranks) for owner, ranks in found.items() if len(ranks) > 1}
 
 
 def _token_sums(parameters: Mapping[str, nn.Parameter], mesh: Mesh, names: set[str]) -> Iterator[Sum]:

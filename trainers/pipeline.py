@@ -1,84 +1,64 @@
-"""How do consecutive stages work together? Each rank runs its order of actions; tensors travel between neighbours.
+"""How do the ranks of a pipeline work together? Each runs its order of actions; tensors travel between virtual stages.
 
-Every rank of a pipeline holds the same micro-batches, so only the boundary tensors travel. Messages of one direction
-between two neighbours keep the order of micro-batches; the two directions never share a communicator's queue.
+Every rank of a pipeline holds the same micro-batches, so only the boundary tensors travel, and gradients back for
+those that need one. What an action computes is a range of its label in a profiler's trace; waiting is not in it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.profiler import record_function
 
-from ..models.entry import Entry, Shape
 from ..models.program import Result, Terms, take_apart
-from .layout import Layout
 from .mesh import Mesh
-from .pipeline_order import SCHEDULES, cut
+from .pipeline_messages import Boundary, Kind, boundaries, checked
+from .pipeline_order import SCHEDULES, Action
+from .split_backward import SplitBackward
 from .terms import Batch, GradientSync, Passed, add, objective
 
-FORWARD, BACKWARD = 0, 1  # directions: the tags of their messages, each with a group of its own
+Kinds = Callable[[int, int], Sequence[Kind]]  # (samples, index of a unit) -> shape and dtype of what reaches it
 
 
-def stage_units(entry: Entry, config: object, layout: Layout) -> list[range]:
-    """Which units each stage holds, balanced by their parameters."""
-    assert entry.units is not None
-    return cut([unit.parameters for unit in entry.units(config)], layout.pipeline)
+@dataclass
+class _Flight:
+    """A micro-batch between its forward and the end of its backward."""
 
-
-def keep_units(program: nn.Module, paths: Sequence[str], kept: range) -> None:
-    """Remove, in place, the units of other stages; forward passes over them."""
-    for index, path in enumerate(paths):
-        if index in kept:
-            continue
-        above, _, name = path.rpartition(".")
-        parent = program.get_submodule(above)
-        if isinstance(parent, nn.ModuleDict):
-            del parent[name]
-        else:
-            setattr(parent, name, None)
-
-
-def opposite_group(mesh: Mesh) -> dist.ProcessGroup:
-    """A second group along the pipeline, for gradients: on a GPU the sends of one communicator wait for one another,
-    and two neighbours that send to each other on the same one wait for ever. Collective over the world.
-    """
-    layout = mesh.layout
-    columns = [[layout.rank(replace(layout.place(first), pipeline=p)) for p in range(layout.pipeline)]
-               for first in range(layout.world_size // layout.pipeline)]  # fmt: skip
-    groups = [dist.new_group(ranks) for ranks in columns]
-    mine: dist.ProcessGroup = next(group for group, ranks in zip(groups, columns, strict=True) if mesh.rank in ranks)
-    return mine
+    inputs: Sequence[Tensor]
+    outputs: Sequence[GradientEdge]  # those that have a gradient
+    kinds: Sequence[Kind]  # of these outputs
+    seeds: Sequence[Tensor]  # gradients of the outputs, where they are known beforehand
+    split: SplitBackward | None
 
 
 class Pipeline:
-    """One stage of a pipeline: forward and backward of all micro-batches of a step."""
+    """One rank of a pipeline: forward and backward of all micro-batches of a step."""
 
     def __init__(
-        self,
-        program: nn.Module,
-        mesh: Mesh,
-        units: range,
-        boundary: Callable[[int, int], Sequence[tuple[Shape, torch.dtype]]],
+        self, chunks: Sequence[nn.Module], units: Sequence[range], mesh: Mesh, kinds: Kinds, *, whole: bool = False
     ) -> None:
-        """Wire one stage.
+        """Wire one rank. Collective.
 
         Args:
-            program: the units of this stage.
-            units: their indices.
-            boundary: (samples of a micro-batch, index of a unit) -> shape and dtype of each tensor that reaches it.
+            chunks: each runs the units of one of the rank's virtual stages.
+            units: their indices, chunk by chunk.
+            kinds: of the tensors that reach a unit from another stage.
+            whole: backward is never split: "B" does all of it and "W" nothing.
         """
-        group = mesh.group("pipeline")
-        assert group is not None
-        self.program, self.device, self.boundary = program, mesh.device, boundary
-        self.cuts = {FORWARD: units.start, BACKWARD: units.stop}  # what comes in so crosses the cut before this unit
-        self.groups = {FORWARD: group, BACKWARD: opposite_group(mesh)}
-        self.stage, self.stages = mesh.place.pipeline, mesh.layout.pipeline
-        self.order = SCHEDULES[mesh.layout.schedule].order
-        ranks = dist.get_process_group_ranks(group)
-        self.before = ranks[self.stage - 1] if self.stage else None
-        self.after = ranks[self.stage + 1] if self.stage + 1 < self.stages else None
+        self.schedule, self.rank, self.ranks = (
+            SCHEDULES[mesh.layout.schedule],
+            mesh.place.pipeline,
+            mesh.layout.pipeline,
+        )
+        between = [None, *boundaries(mesh, self.schedule), None]
+        split = self.schedule.split and not whole
+        stages = [self.schedule.stage(self.rank, self.ranks, chunk) for chunk in range(len(chunks))]
+        self.chunks = [
+            _Chunk(program, kept, between[stage], between[stage + 1], kinds, split)
+            for program, kept, stage in zip(chunks, units, stages, strict=True)
+        ]
 
     def run(
         self,
@@ -87,66 +67,143 @@ class Pipeline:
         told: Mapping[str, str],
         weights: Mapping[str, float],
     ) -> Passed:
-        """Forward and backward of a step; terms on the last stage, none elsewhere.
+        """Forward and backward of a step; terms on the rank of the last virtual stage, none elsewhere.
 
         Args:
             told: further keywords of forward; weights: of each term's sum in what is differentiated.
         """
-        passed = Passed()
-        waiting: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
-        sends: list[tuple[dist.Work | None, Tensor]] = []
-        for action in self.order(self.stage, self.stages, len(micro_batches)):
-            i = action.micro_batch
+        passed, left = Passed(), [len(micro_batches)] * len(self.chunks)
+        for chunk in self.chunks:
+            chunk.program.train()
+        for action in self.schedule.order(self.rank, self.ranks, len(micro_batches)):
+            chunk = self.chunks[action.chunk]
             if action.kind == "F":
-                inputs = self._receive(self.before, FORWARD, micro_batches[i], requires_grad=True)
-                result = self._forward(micro_batches[i], inputs, told, weights)
-                passed.add(i, result)
-                outputs = result.boundary or (objective(result.terms, weights),)
-                sends += self._send(outputs, self.after, FORWARD)
-                waiting[i] = (inputs, outputs)
-            else:
-                inputs, outputs = waiting.pop(i)
-                sync.prepare(last=i == len(micro_batches) - 1)
-                gradients = self._receive(self.after, BACKWARD, micro_batches[i])
-                torch.autograd.backward(outputs, gradients or None)
-                sends += self._send([x.grad for x in inputs if x.grad is not None], self.before, BACKWARD)
-        for work, _ in sends:
-            if work is not None:
-                work.wait()
+                chunk.forward(action, micro_batches[action.micro_batch], told, weights, passed)
+                continue
+            if action.kind == chunk.reaches_weights:
+                left[action.chunk] -= 1
+                sync.prepare(last=not left[action.chunk], chunk=action.chunk)
+            chunk.backward(action)
+        self._finish()
         return passed
 
     def evaluate(self, micro_batches: Sequence[Batch], told: Mapping[str, str]) -> Terms:
-        """Forward alone; the terms on the last stage, none elsewhere."""
+        """Forward alone; the terms on the rank of the last virtual stage, none elsewhere."""
         terms: Terms = {}
-        sends: list[tuple[dist.Work | None, Tensor]] = []
-        for batch in micro_batches:
-            result = self._forward(batch, self._receive(self.before, FORWARD, batch), told, ())
-            terms = add(terms, result.terms)
-            sends += self._send(result.boundary, self.after, FORWARD)
-        for work, _ in sends:
-            if work is not None:
-                work.wait()
+        for chunk in self.chunks:
+            chunk.program.eval()
+        for action in self.schedule.order(self.rank, self.ranks, len(micro_batches)):
+            if action.kind == "F":
+                batch = micro_batches[action.micro_batch]
+                terms = add(terms, self.chunks[action.chunk].evaluate(action, batch, told))
+        self._finish()
         return terms
 
-    def _forward(
-        self, batch: Batch, inputs: tuple[Tensor, ...], told: Mapping[str, str], needed: Iterable[str]
-    ) -> Result:
-        return take_apart(self.program(batch, *inputs, **told), needed)
+    def _finish(self) -> None:
+        for chunk in self.chunks:
+            for boundary in (chunk.before, chunk.after):
+                if boundary is not None:
+                    boundary.finish()
 
-    def _receive(self, rank: int | None, tag: int, batch: Batch, requires_grad: bool = False) -> tuple[Tensor, ...]:
-        if rank is None:
-            return ()
-        samples = next(iter(batch.values())).shape[0]
-        shapes = self.boundary(samples, self.cuts[tag])
-        found = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in shapes]
-        for work in [dist.irecv(x, rank, group=self.groups[tag], tag=tag) for x in found]:
-            if work is not None:
-                work.wait()
-        return tuple(x.requires_grad_(requires_grad and x.is_floating_point()) for x in found)
 
-    def _send(self, tensors: Sequence[Tensor], rank: int | None, tag: int) -> list[tuple[dist.Work | None, Tensor]]:
-        """Start sending; the tensors are kept until the step's end, when the works are waited for."""
-        if rank is None:
-            return []
-        payload = [x.detach().contiguous() for x in tensors]
-        return [(dist.isend(x, rank, group=self.groups[tag], tag=tag), x) for x in payload]
+class _Chunk:
+    """One virtual stage."""
+
+    def __init__(
+        self,
+        program: nn.Module,
+        units: range,
+        before: Boundary | None,
+        after: Boundary | None,
+        kinds: Kinds,
+        split: bool,
+    ) -> None:
+        self.program, self.units, self.before, self.after = program, units, before, after
+        self.kinds, self.split = kinds, split
+        self.reaches_weights = "W" if split else "B"  # the action after which gradients of weights are there
+        self.flights: dict[int, _Flight] = {}
+
+    def forward(
+        self, action: Action, batch: Batch, told: Mapping[str, str], weights: Mapping[str, float], passed: Passed
+    ) -> None:
+        """Forward of a micro-batch; what its backward needs is kept."""
+        phase = told.get("phase", "")
+        inputs = self._take(batch)
+        if self.before is not None:
+            for x, needed in zip(inputs, self.before.hear(phase, inputs), strict=True):
+                x.requires_grad_(needed)
+        with record_function(action.label):
+            result = take_apart(self.program(batch, *inputs, **told), weights if self.after is None else ())
+            passed.add(action.micro_batch, result)
+            outputs = self._outputs(result, batch, weights)
+        if self.after is not None:
+            self.after.give(outputs)
+            self.after.announce(phase, outputs)
+        self.flights[action.micro_batch] = self._flight(inputs, [x for x in outputs if x.requires_grad])
+
+    def _outputs(self, result: Result, batch: Batch, weights: Mapping[str, float]) -> Sequence[Tensor]:
+        """What backward starts from: the boundary tensors, or the objective."""
+        if self.after is None:
+            return [objective(result.terms, weights)]
+        return checked(result.boundary, self.kinds(_samples(batch), self.units.stop))
+
+    def _flight(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> _Flight:
+        edges = [get_gradient_edge(x) for x in outputs]
+        kinds = [(tuple(x.shape), x.dtype) for x in outputs]
+        seeds = [torch.ones_like(x) for x in outputs] if self.after is None else []
+        return _Flight(inputs, edges, kinds, seeds, SplitBackward(edges, inputs) if self.split else None)
+
+    def backward(self, action: Action) -> None:
+        """Backward of a micro-batch, or one of its two parts."""
+        if action.kind == "W" and not self.split:
+            return
+        flight = self.flights[action.micro_batch]
+        if action.kind == "B":
+            gradients = self._gradients(flight)
+            with record_function(action.label):
+                found = _differentiate(flight, gradients)
+            self._give_back(flight, found)
+        elif flight.split is not None:
+            with record_function(action.label):
+                flight.split.weights()
+        if action.kind == self.reaches_weights:
+            del self.flights[action.micro_batch]
+
+    def evaluate(self, action: Action, batch: Batch, told: Mapping[str, str]) -> Terms:
+        """Forward of a micro-batch without a backward."""
+        inputs = self._take(batch)
+        with record_function(action.label):
+            result = take_apart(self.program(batch, *inputs, **told), ())
+        if self.after is not None:
+            self.after.give(checked(result.boundary, self.kinds(_samples(batch), self.units.stop)))
+        return result.terms
+
+    def _take(self, batch: Batch) -> list[Tensor]:
+        return [] if self.before is None else self.before.take(self.kinds(_samples(batch), self.units.start))
+
+    def _gradients(self, flight: _Flight) -> Sequence[Tensor]:
+        """Of the outputs; that of the objective is one."""
+        if self.after is None or not flight.outputs:
+            return flight.seeds
+        found = self.after.backward.receive(flight.kinds)
+        self.after.forward.arrived()  # the micro-batch itself, or there would be no gradient of it
+        return found
+
+    def _give_back(self, flight: _Flight, found: Sequence[Tensor | None]) -> None:
+        """Gradients of the inputs that need one; zeros where the objective does not depend on them."""
+        pairs = [(x, gradient) for x, gradient in zip(flight.inputs, found, strict=True) if x.requires_grad]
+        if self.before is not None and pairs:
+            self.before.backward.send([torch.zeros_like(x) if gradient is None else gradient for x, gradient in pairs])
+
+
+def _differentiate(flight: _Flight, gradients: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradients of the inputs; in an unsplit backward those of the weights are added to their `grad`."""
+    if flight.split is not None:
+        return flight.split.inputs(gradients)
+    if flight.outputs:
+        torch.autograd.backward(flight.outputs, gradients)
+    return [x.grad for x in flight.inputs]
+
+
+def _samples(batch: Batch) -> int:
+    return next(iter(batch.values())).shape[0]

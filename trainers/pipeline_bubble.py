@@ -19,6 +19,9 @@ class Durations(NamedTuple):
     weights: float = 1.0  # the gradients of the weights; part of "B" where a schedule does not split
 
 
+EQUAL = Durations()
+
+
 @dataclass(frozen=True)
 class Span:
     """An action and when it ran."""
@@ -28,9 +31,7 @@ class Span:
     end: float
 
 
-def simulate(
-    schedule: Schedule, ranks: int, micro_batches: int, durations: Durations = Durations()
-) -> list[list[Span]]:
+def simulate(schedule: Schedule, ranks: int, micro_batches: int, durations: Durations = EQUAL) -> list[list[Span]]:
     """When each rank's actions run, rank by rank.
 
     Raises:

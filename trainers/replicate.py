@@ -56,7 +56,7 @@ class GradientReducer:
         for parameter in self.apart:
             parameter.grad = None
 
-    def prepare(self, last: bool) -> None:
+    def prepare(self, last: bool, chunk: int = 0) -> None:
         """Say, before a backward, whether it is the step's last one."""
         self.last = last
         if last:

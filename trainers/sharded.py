@@ -38,6 +38,26 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """Two copies of a tied weight on one rank, which ZeRO gathers with different parts of the model."""
+
+    owner: nn.Parameter  # the one that is updated and saved
+    copy: nn.Parameter
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Before a forward: the copy becomes equal."""
+        local(self.copy).copy_(local(self.owner))
+
+    def finish(self) -> None:
+        """After the backward: the owner has the gradient of both."""
+        if self.copy.grad is not None:
+            if self.owner.grad is None:
+                self.owner.grad = torch.zeros_like(self.owner)
+            local(self.owner.grad).add_(local(self.copy.grad))
+
+
+@dataclass(frozen=True)
 class Sharded:
     """One rank's part of a model."""
 
@@ -48,6 +68,7 @@ class Sharded:
     holders: Mapping[str, int]  # ranks of the world that hold the same elements as this rank
     sync: GradientSync
     pipeline: Pipeline | None
+    twins: tuple[Twin, ...]
     sums: tuple[Sum, ...]  # of gradients that neither replicas nor ZeRO add up
     autocast: torch.dtype | None  # dtype of the arithmetic where ZeRO does not cast the parameters
 
@@ -63,12 +84,16 @@ class Sharded:
         micro_batches = [self._own(batch) for batch in micro_batches]
         self.sync.zero()
         self.program.train()
+        for twin in self.twins:
+            twin.start()
         with self._precision():
             if self.pipeline:
                 passed = self.pipeline.run(micro_batches, self.sync, _told(phase), weights)
             else:
                 passed = self._accumulate(micro_batches, _told(phase), weights)
         self.sync.finish()
+        for twin in self.twins:
+            twin.finish()
         for part in self.sums:
             part.finish()
         return passed
@@ -77,6 +102,8 @@ class Sharded:
     def evaluate(self, micro_batches: Sequence[Batch], *, phase: str = "") -> Terms:
         """Forward alone, in evaluation mode."""
         self.program.eval()
+        for twin in self.twins:
+            twin.start()
         micro_batches = [self._own(batch) for batch in micro_batches]
         with self._precision():
             if self.pipeline:

@@ -55,8 +55,8 @@ class GradientSync(Protocol):
     def zero(self) -> None:
         """Clear the gradients, before a step's first forward."""
 
-    def prepare(self, last: bool) -> None:
-        """Announce a backward, and whether it is the step's last."""
+    def prepare(self, last: bool, chunk: int = 0) -> None:
+        """Announce a backward of one chunk of the model, and whether it is that chunk's last of the step."""
 
     def finish(self) -> None:
         """Return once every gradient is reduced."""
@@ -73,8 +73,35 @@ class NoSync:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def prepare(self, last: bool) -> None:
+    def prepare(self, last: bool, chunk: int = 0) -> None:
         """Nothing to announce."""
 
     def finish(self) -> None:
         """Nothing to wait for."""
+
+
+class EachChunk:
+    """Several chunks of the model on one rank, each with parameters and a last backward of its own."""
+
+    def __init__(self, parts: Sequence[GradientSync]) -> None:
+        self.parts = parts
+
+    def zero(self) -> None:
+        """Clear the gradients; none is at its last backward."""
+        for part in self.parts:
+            part.zero()
+            part.prepare(last=False)
+
+    def prepare(self, last: bool, chunk: int = 0) -> None:
+        """Announce a backward of one chunk."""
+        self.parts[chunk].prepare(last)
+
+    def finish(self) -> None:
+        """Return once every gradient is reduced."""
+        for part in self.parts:
+            part.finish()
+
+
+def each_chunk(parts: Sequence[GradientSync]) -> GradientSync:
+    """How the gradients of a rank's chunks come to agree."""
+    return parts[0] if len(parts) == 1 else EachChunk(parts)

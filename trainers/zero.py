@@ -31,7 +31,7 @@ class ZeroSync:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def prepare(self, last: bool) -> None:
+    def prepare(self, last: bool, chunk: int = 0) -> None:
         """Say, before a forward and its backward, whether the backward is the step's last one."""
         self.program.set_reshard_after_backward(last or self.stage == 3)
         self.program.set_requires_gradient_sync(last or self.stage >= 2)

@@ -35,18 +35,32 @@ STRATEGIES = [
     "zero2_pipeline2",
     "tensor2_pipeline2",
     "zero3x2_tensor2_pipeline2",
+    "pipeline2_gpipe",
+    "pipeline2_interleaved",
+    "pipeline2_zbv",
+    "ddp_pipeline2_interleaved",
+    "ddp_pipeline2_zbv",
+    "zero2_pipeline2_interleaved",
+    "zero3_pipeline2_zbv",
+    "tensor2_pipeline2_zbv",
 ]
 
 
-def differences(worker: Worker, strategy: str, fault: str = "") -> dict[str, float] | None:
+def differences(worker: Worker, strategy: str, fault: str = "", layers: int = 4) -> dict[str, float] | None:
     if fault:
         FAULTS[fault]()
-    return verify(worker, "gpt2", "tiny", CONFIG, "", strategy, {})
+    return verify(worker, "gpt2", "tiny", {**CONFIG, "layers": layers}, "", strategy, {})
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_layout_never_changes_the_result(ranks: Callable[..., list[Any]], strategy: str) -> None:
     found = ranks(differences, parse_strategy(strategy).world_size, strategy=strategy)[0]
+    assert all(value <= TOLERANCE for value in found.values()), found
+
+
+@pytest.mark.parametrize("strategy", ["pipeline4_interleaved", "pipeline4_zbv"])
+def test_eight_parts_of_a_model_on_four_ranks(ranks: Callable[..., list[Any]], strategy: str) -> None:
+    found = ranks(differences, 4, strategy=strategy, layers=6)[0]
     assert all(value <= TOLERANCE for value in found.values()), found
 
 
