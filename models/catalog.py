@@ -15,6 +15,7 @@ from .entry import Entry, load_object
 ENTRIES: Mapping[str, str] = {
     "mlp": "shardwright.models.mlp.entry:ENTRY",
     "gpt2": "shardwright.models.gpt2.entry:ENTRY",
+    "llama": "shardwright.models.llama.entry:ENTRY",
     "bert": "shardwright.models.bert.entry:ENTRY",
     "vit": "shardwright.models.vit.entry:ENTRY",
     "gat": "shardwright.models.gat.entry:ENTRY",

@@ -108,8 +108,11 @@ def activations(config: GPT2Config, samples: int, tokens: int, element: int) -> 
 
 
 def ends(config: GPT2Config, samples: int, tokens: int, element: int) -> tuple[int, int]:
-    """Bytes that the head keeps for backward, and that the loss's backward needs more; layer norm keeps 2 numbers."""
-    return head_bytes(config.vocab_size, config.width, samples * tokens, 2, element)
+    """Bytes that the head keeps for backward, and that the loss's backward needs more for a moment.
+
+    Layer norm keeps its input, its output and two fp32 statistics.
+    """
+    return head_bytes(config.vocab_size, config.width, samples * tokens, 2 * config.width * element + 2 * 4)
 
 
 def boundary(config: GPT2Config, samples: int, tokens: int) -> tuple[tuple[Shape, str], ...]:
