@@ -11,13 +11,25 @@ if TYPE_CHECKING:
     from .cluster.launch import load_run, render, run
     from .cluster.plan import plan
     from .cluster.verify import verify
-    from .models.entry import Entry
+    from .models.entry import Entry, Follow, Phase, Stream, TensorPlan, Unit
 
-__all__ = ["Entry", "load_run", "plan", "render", "run", "verify"]
+__all__ = [
+    "Entry",
+    "Follow",
+    "Phase",
+    "Stream",
+    "TensorPlan",
+    "Unit",
+    "load_run",
+    "plan",
+    "render",
+    "run",
+    "verify",
+]
 
 if not TYPE_CHECKING:  # hidden from type checkers, for which any misspelt name would exist otherwise
     HOMES = {
-        "Entry": "shardwright.models.entry",
+        **dict.fromkeys(("Entry", "Follow", "Phase", "Stream", "TensorPlan", "Unit"), "shardwright.models.entry"),
         "load_run": "shardwright.cluster.launch",
         "plan": "shardwright.cluster.plan",
         "render": "shardwright.cluster.launch",
