@@ -81,7 +81,7 @@ def trial_batches(entry: Entry, config: Any, data: str, portions: int) -> list[l
     if entry.data == "experience":
         return slot_batches(steps, portions)
     if entry.data == "tokens":
-        return token_batches(config.vocab_size, min(TOKENS, config.context), portions, steps)
+        return token_batches(config.vocab_size, min(TOKENS, getattr(config, "context", TOKENS)), portions, steps)
     return own_batches(entry, data or entry.dataset, portions, steps)
 
 
