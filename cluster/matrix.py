@@ -5,7 +5,10 @@ The matrix is kept as docs/support-matrix.json, and a cell that was proved once 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ..models.catalog import ENTRIES, configure, find
@@ -25,6 +28,7 @@ class Matrix:
     """Verifications of several entries, each over the same strategies."""
 
     models: tuple[Verification, ...]
+    sources: Mapping[str, str] = field(default_factory=dict)  # entry -> hash of the code that was verified
 
     @property
     def ok(self) -> bool:
@@ -32,8 +36,15 @@ class Matrix:
         return all(one.ok for one in self.models)
 
     def to_json(self) -> str:
-        """{"models": [{"name", "strategies": [as `verify model --json`]}]}."""
-        rows = [{"name": one.model, "strategies": [asdict(v) for v in one.strategies]} for one in self.models]
+        """{"models": [{"name", "source", "strategies": [as `verify model --json`]}]}."""
+        rows = [
+            {
+                "name": one.model,
+                "source": self.sources.get(one.model, ""),
+                "strategies": [asdict(verdict) for verdict in one.strategies],
+            }
+            for one in self.models
+        ]
         return json.dumps({"models": rows}, indent=1) + "\n"
 
 
@@ -44,12 +55,9 @@ def read(text: str) -> Matrix:
         ValueError: it is none.
     """
     try:
-        return Matrix(
-            tuple(
-                Verification(one["name"], tuple(Verdict(**cell) for cell in one["strategies"]))
-                for one in json.loads(text)["models"]
-            )
-        )
+        rows = json.loads(text)["models"]
+        models = [Verification(one["name"], tuple(Verdict(**cell) for cell in one["strategies"])) for one in rows]
+        return Matrix(tuple(models), {one["name"]: one["source"] for one in rows})
     except (KeyError, TypeError) as error:
         raise ValueError(f"no support matrix: {error}") from error
 
@@ -64,8 +72,18 @@ def support_matrix(
     Args:
         found: called with an entry's name and each verdict as it comes.
     """
+    names = list(models)
     with Pool(["shardwright.jobs.verify"]) as pool:
-        return Matrix(tuple(_row(pool, name, strategies, found) for name in models))
+        rows = tuple(_row(pool, name, strategies, found) for name in names)
+    return Matrix(rows, {name: source(name) for name in names})
+
+
+def source(name: str) -> str:
+    """A hash of an entry's own folder: a cell that was proved with another one is to be proved again."""
+    module = ENTRIES[name].partition(":")[0]
+    folder = Path(str(find_spec(module).origin)).parent  # type: ignore[union-attr]
+    parts = [path.name.encode() + b"\0" + path.read_bytes() for path in sorted(folder.glob("*.py"))]
+    return sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _row(pool: Pool, name: str, strategies: Sequence[str], found: Callable[[str, Verdict], None]) -> Verification:
@@ -114,8 +132,3 @@ def figures(verdict: Verdict) -> str:
 
 def _grew(old: float | None, new: float | None) -> bool:
     return new is not None and new > NOISE and new > GROWTH * (old or 0.0)
-
-
-def replaced(matrix: Matrix, rows: Mapping[str, Verification]) -> Matrix:
-    """The matrix with some entries' rows measured anew."""
-    return Matrix(tuple(rows.get(one.model, one) for one in matrix.models))

@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shardwright.cluster.matrix import Matrix, cells, read, support_matrix, worse
+from shardwright.cluster.matrix import Matrix, cells, read, source, support_matrix, worse
 from shardwright.cluster.matrix_page import page, write
 from shardwright.cluster.verify import Verdict, Verification, refused
 
 GOOD = Verdict("ddp", 2, 1e-7, 2e-7, 1e-8, 0.0, ok=True)
 REFUSED = refused("tensor2", "tensor=2: own has no tensor plan, so only tensor=1 is possible")
 FAILED = Verdict("zero3", 2, None, None, None, None, ok=False, reason="a rank failed")
-MATRIX = Matrix((Verification("own", (GOOD, REFUSED)),))
+MATRIX = Matrix((Verification("own", (GOOD, REFUSED)),), {"own": "1f"})
 
 
 def changed(verdict: Verdict) -> Matrix:
@@ -21,6 +21,7 @@ def changed(verdict: Verdict) -> Matrix:
 def test_an_entry_under_a_layout_that_it_has_and_one_that_it_has_not() -> None:
     heard: list[tuple[str, str]] = []
     found = support_matrix(["gpt2"], ["ddp", "expert2"], lambda model, verdict: heard.append((model, verdict.name)))
+    assert read(found.to_json()).sources["gpt2"] == source("gpt2")
     assert found.ok and set(heard) == {("gpt2", "ddp"), ("gpt2", "expert2")}
     ddp, expert = found.models[0].strategies
     assert ddp.ok and not ddp.refused
