@@ -13,7 +13,9 @@ from shardwright.trainers.layout import Layout
 from shardwright.trainers.mesh import build_mesh
 from shardwright.trainers.options import DataOptions, OptimizerOptions, ScheduleOptions
 from shardwright.trainers.parallelize import parallelize
+from shardwright.trainers.phases import Turns
 from shardwright.trainers.schedules import factor
+from shardwright.trainers.sharded import Sharded
 from shardwright.trainers.solvers import build_solver
 from shardwright.trainers.step import Step, Totals
 from shardwright.trainers.streams import Streams
@@ -75,7 +77,8 @@ def learn(
         step(done, loader.load(done), False, Clock(), isinstance(order, Lanes) and done % order.turns == 0).terms
         for done in range(steps)
     ]
-    return {"first": _mean(found[:10]), "last": _mean(found[-10:]), "held_out": _held_out(step, source, batch, batches)}
+    held_out = _held_out(sharded, streams, source, batch, batches)
+    return {"first": _mean(found[:10]), "last": _mean(found[-10:]), "held_out": held_out}
 
 
 def _data(kind: str, name: str, slots: int, options: dict[str, Any]) -> Data:
@@ -91,13 +94,13 @@ def _mean(terms: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def _held_out(step: Step, source: Data, batch: int, batches: int) -> dict[str, float]:
+def _held_out(sharded: Sharded, streams: Streams, source: Data, batch: int, batches: int) -> dict[str, float]:
     if source.held_out is None:
         return {}
     loader = Loader(source.held_out, InTurn(len(source.held_out)), 0, batch, 0, 1, batch)
     terms: Any = {}
     for index in range(min(batches, loader.whole_batches)):
-        blank = [step.streams.blank(one) for one in loader.load(index)] if step.streams else loader.load(index)
-        terms = add(terms, step.sharded.evaluate(blank, phase=step.turns.cycle[-1].name))
-    sums, _ = Totals(step.sharded)(terms)
+        blank = [streams.blank(one) for one in loader.load(index)]
+        terms = add(terms, sharded.evaluate(blank, phase=Turns(sharded.entry.phases).cycle[-1].name))
+    sums, _ = Totals(sharded)(terms)
     return {name: total / count for name, (total, count) in sums.items() if count}
