@@ -62,3 +62,28 @@ def check_patterns(groups: Iterable[Group], names: Iterable[str]) -> None:
         if not any(fnmatchcase(name, group.pattern) for name in known):
             few = f"the first of {len(known)} are {', '.join(known[:4])}"
             raise ValueError(f"optimizer.groups.{group.pattern!r} fits no parameter; {few}")
+
+
+def freeze(groups: Iterable[Group], parameters: Mapping[str, Any]) -> None:
+    """Take the gradient from the frozen ones of a whole model's parameters, by name; a tied one's by its owner's.
+
+    Raises:
+        ValueError: a pattern fits no parameter, or nothing is left to train.
+    """
+    groups = tuple(groups)
+    check_patterns(groups, parameters)
+    for name, parameter in parameters.items():
+        if group_of(groups, name).frozen:
+            parameter.requires_grad = False
+    check_trained(groups, [name for name, parameter in parameters.items() if parameter.requires_grad])
+
+
+def check_trained(groups: Iterable[Group], trained: Iterable[str]) -> None:
+    """Refuse to freeze everything.
+
+    Raises:
+        ValueError: there are no trained names.
+    """
+    frozen = [repr(group.pattern) for group in groups if group.frozen]
+    if frozen and not any(True for _ in trained):
+        raise ValueError(f"optimizer.groups: {', '.join(frozen)} freeze every parameter; nothing is left to train")

@@ -1,6 +1,6 @@
 """How does a model become a sharded one? From outside, by one function, whose order matters:
 
-1. build      every rank builds the same whole Program from the same seed;
+1. build      every rank builds the same whole Program from the same seed, and freezes what a group of the job says;
 2. cut        a pipeline stage drops the units it does not hold, while their names still stand;
 3. place      modules that ask are told where they stand in the mesh;
 4. split      tensor and expert parallel take their part before anything wraps it, so that ZeRO shards what is left;
@@ -24,6 +24,7 @@ from .activations import keep_bytes
 from .activations import recompute as recompute_unit
 from .agreement import Agreed, Agreement, watched
 from .gradients import copies
+from .groups import Group, freeze
 from .layout import Layout, Place, refusal
 from .mesh import Mesh, new_group
 from .pipeline import Pipeline
@@ -46,6 +47,7 @@ def parallelize(
     recompute: str = "none",
     activations: str = "exact",
     debug: bool = False,
+    groups: Sequence[Group] = (),
 ) -> Sharded:
     """Build an entry's Program and shard it as the mesh says. Collective.
 
@@ -53,15 +55,17 @@ def parallelize(
         seed: of the weights.
         tokens: tokens of one sample, for the shapes between pipeline stages.
         dtype, recompute, activations, debug: as in TrainOptions.
+        groups: of the optimizer's parameters, some of them frozen.
 
     Raises:
-        ValueError: the entry cannot be split so; the sentence says why.
+        ValueError: the entry cannot be split so, or a group fits no parameter; the sentence says why.
     """
     layout, compute = mesh.layout, torch.bfloat16 if dtype == "bf16" else None
     if reason := refusal(entry, config, layout) or layout.refusal(tokens):
         raise ValueError(reason)
     entry = replace(entry, tied=ties(entry, config))
     program = build_seeded(entry, config, seed).to(mesh.device)
+    freeze(groups, _by_owner(program, entry, ()))
     paths = [unit.path for unit in entry.units(config)] if entry.units else []
     parts = rank_units(entry, config, layout, mesh.place.pipeline) if layout.pipeline > 1 else [range(len(paths))]
     keep_units(program, paths, {index for part in parts for index in part})
@@ -222,7 +226,7 @@ def _tie_sums(parameters: Mapping[str, nn.Parameter], mesh: Mesh, tied: Mapping[
     """Each copy of a tied weight has the gradient of its own use, and all of them move by the sum. Collective."""
     for owner, stages in tied.items():
         group = new_group(mesh.layout, mesh.rank, partial(_meeting, stages))
-        if group is not None:
+        if group is not None and parameters[owner].requires_grad:
             yield Sum((parameters[owner],), group)
 
 
