@@ -14,6 +14,7 @@ from .entry import Entry, load_object
 
 ENTRIES: Mapping[str, str] = {
     "mlp": "shardwright.models.mlp.entry:ENTRY",
+    "resnet18": "shardwright.models.resnet18.entry:ENTRY",
     "lstm": "shardwright.models.lstm.entry:ENTRY",
     "gpt2": "shardwright.models.gpt2.entry:ENTRY",
     "llama": "shardwright.models.llama.entry:ENTRY",
