@@ -18,6 +18,7 @@ ENTRIES: Mapping[str, str] = {
     "lstm": "shardwright.models.lstm.entry:ENTRY",
     "gpt2": "shardwright.models.gpt2.entry:ENTRY",
     "llama": "shardwright.models.llama.entry:ENTRY",
+    "mixtral": "shardwright.models.mixtral.entry:ENTRY",
     "bert": "shardwright.models.bert.entry:ENTRY",
     "vit": "shardwright.models.vit.entry:ENTRY",
     "gat": "shardwright.models.gat.entry:ENTRY",

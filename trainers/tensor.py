@@ -181,7 +181,28 @@ def split_experts(program: nn.Module, patterns: Iterable[str], mesh: Mesh) -> li
     """Leave each rank its own experts; the parameters that hold them, none where experts are not split."""
     if mesh.layout.expert == 1 or mesh.experts is None:
         return []
-    return split_tensors(program, patterns, mesh.experts["expert"], 0)
+    made: list[nn.Parameter] = []
+    for path, module in program.named_modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and matches(f"{path}.{name}", patterns):
+                made.append(_own_experts(parameter, mesh.experts))
+                setattr(module, name, made[-1])
+    return made
+
+
+def _own_experts(stack: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
+    """A rank's experts of a stack, whose other dims may be split over the tensor axis already."""
+    whole = local(stack.data)
+    axis = mesh["expert"]
+    if whole.shape[0] % axis.size():
+        raise ValueError(f"expert={axis.size()} does not divide the {whole.shape[0]} experts of a stack")
+    own = whole.chunk(axis.size())[axis.get_local_rank()].clone()
+    if isinstance(stack.data, DTensor):
+        placed = (Shard(0), *stack.data.placements)
+        made = DTensor.from_local(own, mesh["expert", "tensor"], placed, shape=stack.shape, stride=stack.stride())
+    else:
+        made = DTensor.from_local(own, axis, (Shard(0),))
+    return nn.Parameter(made, requires_grad=stack.requires_grad)
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
