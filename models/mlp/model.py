@@ -46,8 +46,8 @@ class MLP(nn.Module):
             state: what the pair before the first one here gave, [B, width].
 
         Returns:
-            In a stage without the last pair, its output [B, width] in a tuple. Without labels, {"logits": [B, classes]}.
-            Otherwise the terms of `classification`.
+            In a stage without the last pair, its output [B, width] in a tuple. Without labels, {"logits": [B,
+            classes]}. Otherwise the terms of `classification`.
         """
         x = state[0] if state else batch[self.values].flatten(1)
         for pair in self.pairs.values():

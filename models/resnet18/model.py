@@ -1,7 +1,7 @@
 """What does a residual network compute? A stem, basic blocks that add to what they were given, a linear head.
 
-He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (2015). B samples, C channels, S pixels along each
-side. Projection shortcuts where a block changes the shape (option B); batch norm over all data ranks.
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (2015). B samples, C channels, S pixels along
+each side. Projection shortcuts where a block changes the shape (option B); batch norm over all data ranks.
 """
 
 from collections.abc import Mapping
