@@ -142,7 +142,7 @@ class Entry:
     # batch -> counts of the objective's terms, needed where there are several: they are known before any backward
     phases: tuple[Phase, ...] = ()  # in turn; none: every step trains everything, and forward gets no `phase`
     streams: Callable[[Any], Mapping[str, Stream]] | None = None
-    follows: tuple[Follow, ...] = ()
+    follows: tuple[Follow, ...] | Callable[[Any], tuple[Follow, ...]] = ()  # may be by config
     solver: str = ""  # "module:name" of what makes the update instead of an optimizer (trainers/solvers.py)
     refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
     weights: str = ""  # "module:name" of a Translation
@@ -151,6 +151,11 @@ class Entry:
 def ties(entry: Entry, config: Any) -> Ties:
     """(owner, alias) of the parameters that are one parameter."""
     return entry.tied_by(config) if entry.tied_by else entry.tied
+
+
+def followers(entry: Entry, config: Any) -> tuple[Follow, ...]:
+    """What follows what."""
+    return entry.follows(config) if callable(entry.follows) else entry.follows
 
 
 def boundary_before(entry: Entry, config: Any, samples: int, tokens: int, unit: int) -> Boundary:

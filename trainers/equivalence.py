@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..models.axes import local
-from ..models.entry import Entry, Phase
+from ..models.entry import Entry, Phase, followers
 from .clock import Clock
 from .follow import Following
 from .gradients import clip_factor
@@ -26,6 +26,7 @@ from .parallelize import build_seeded, parallelize
 from .phases import Turns, trains
 from .solvers import Descent
 from .step import Step
+from .state import persistent_buffers
 from .streams import Streams
 from .terms import Batch
 from .world import Worker
@@ -53,7 +54,7 @@ class Findings:
 
     losses: list[float]
     gradients: dict[str, Tensor]  # of the mean objective at each phase's first step, before clipping
-    weights: dict[str, Tensor]  # after the steps of SGD with momentum, and the rows of streams
+    weights: dict[str, Tensor]  # after the steps of SGD with momentum; buffers; rows of streams
     updated: dict[str, Tensor]  # after one update of the job's own optimizer from prescribed gradients
 
 
@@ -111,7 +112,7 @@ def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Fi
     prescribed = {name: prescribe(local(p.detach())) for name, p in sharded.parameters.items()}
     slots = sum(next(iter(batch.values())).shape[0] for batch in batches[0])
     streams = Streams(trial.entry, trial.config, sharded.program, mesh, slots)
-    following = Following(trial.entry.follows, sharded.parameters, len(batches))
+    following = Following(followers(trial.entry, trial.config), sharded.parameters, len(batches))
     optimizer = ShardedOptimizer(SGD, sharded.parameters)
     step = Step(sharded, Descent(optimizer, CLIP), lambda _: SGD.lr, streams, following)
     losses: list[float] = []
@@ -123,7 +124,7 @@ def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Fi
         phase = step.turns.at(index)
         new = {n: p for n, p in optimizer.parameters.items() if trains(phase, n) and n not in gradients}
         gradients |= _whole({n: p.grad * unclipped for n, p in new.items() if p.grad is not None}, mesh)
-    weights = _whole({**sharded.parameters, **streams.tensors()}, mesh)
+    weights = _whole({**sharded.parameters, **persistent_buffers(sharded.program), **streams.tensors()}, mesh)
     own = ShardedOptimizer(trial.optimizer, sharded.parameters)
     for name, parameter in own.parameters.items():
         parameter.grad = torch.zeros_like(parameter)
@@ -164,9 +165,9 @@ def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Fi
         gradients |= _copies({name: x for name, x in moved.items() if name not in gradients})
         torch.nn.utils.clip_grad_norm_([trained[name] for name in moved], CLIP)
         rule.step()
-        _follow(entry, parameters, index + 1, len(batches))
+        _follow(trial, parameters, index + 1, len(batches))
         losses.append(loss)
-    weights = _copies({**parameters, **_slots(rows, data)})
+    weights = _copies({**parameters, **persistent_buffers(program), **_slots(rows, data)})
     for name, parameter in trained.items():
         parameter.grad = prescribed[name]
     build_rule(trial.optimizer, decay_groups(trial.optimizer, trained)).step()
@@ -222,8 +223,8 @@ def _slots(rows: Mapping[int, Mapping[str, Tensor]], data: int) -> dict[str, Ten
     }
 
 
-def _follow(entry: Entry, parameters: Mapping[str, nn.Parameter], updates: int, steps: int) -> None:
-    for follow in entry.follows:
+def _follow(trial: Trial, parameters: Mapping[str, nn.Parameter], updates: int, steps: int) -> None:
+    for follow in followers(trial.entry, trial.config):
         for name, target in parameters.items():
             if name.startswith(f"{follow.target}.") and updates % follow.every == 0:
                 decay = follow.decay(updates, steps) if callable(follow.decay) else follow.decay

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..models.entry import Entry
+from ..models.entry import Entry, followers
 from ..models.program import Terms
 from .checkpoint.store import save
 from .clock import Clock
@@ -106,7 +106,7 @@ class Session:
         if data.held_out is not None:
             self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
         self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
-        following = Following(training.entry.follows, self.sharded.parameters, self.steps)
+        following = Following(followers(training.entry, training.config), self.sharded.parameters, self.steps)
         self.step = Step(self.sharded, solver, self._lr, self.streams, following)
         solver.set_updates(lambda name: self.step.turns.updates(name, restored.step))
         self.totals = Totals(self.sharded)

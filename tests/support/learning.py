@@ -3,6 +3,7 @@
 from typing import Any
 
 from shardwright.models.catalog import configure, find
+from shardwright.models.entry import followers
 from shardwright.trainers.clock import Clock
 from shardwright.trainers.data.dataset import Data, open_data
 from shardwright.trainers.data.loader import Loader
@@ -59,7 +60,7 @@ def learn(
     )
     options = OptimizerOptions(**{"lr": 3e-3, **(optimizer or {})})
     streams = Streams(entry, sizes, sharded.program, sharded.mesh, batch)
-    following = Following(entry.follows, sharded.parameters, steps)
+    following = Following(followers(entry, sizes), sharded.parameters, steps)
     step = Step(
         sharded,
         build_solver(sharded, options, clip=1.0),
