@@ -20,10 +20,14 @@ ENTRIES: Mapping[str, str] = {
     "llama": "shardwright.models.llama.entry:ENTRY",
     "mixtral": "shardwright.models.mixtral.entry:ENTRY",
     "bert": "shardwright.models.bert.entry:ENTRY",
+    "t5": "shardwright.models.t5.entry:ENTRY",
     "vit": "shardwright.models.vit.entry:ENTRY",
     "gat": "shardwright.models.gat.entry:ENTRY",
     "rbm": "shardwright.models.rbm.entry:ENTRY",
     "wgan_gp": "shardwright.models.wgan_gp.entry:ENTRY",
+    "maml": "shardwright.models.maml.entry:ENTRY",
+    "neural_ode": "shardwright.models.neural_ode.entry:ENTRY",
+    "ddpm": "shardwright.models.ddpm.entry:ENTRY",
 }
 SPLITS = ("tensor", "pipeline", "context", "expert")  # axes that cut a model; the others copy or shard it
 
