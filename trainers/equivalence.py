@@ -25,8 +25,8 @@ from .options import OptimizerOptions
 from .parallelize import build_seeded, parallelize
 from .phases import Turns, trains
 from .solvers import Descent
-from .step import Step
 from .state import persistent_buffers
+from .step import Step
 from .streams import Streams
 from .terms import Batch
 from .world import Worker
