@@ -11,6 +11,7 @@ from typing import Any
 from ..trainers.layout import AXES, Layout
 from ..trainers.memory import UNITS, MemoryPlan, human, total
 from ..trainers.memory_moments import Term
+from ..trainers.pipeline_order import schedule_of
 
 RANKS = 8  # of the mesh are listed at most
 MARGIN = 12  # columns of the headings
@@ -29,7 +30,7 @@ class LaunchPlan:
     counted: str  # who counted them
     device: str
     layout: Layout
-    stages: tuple[tuple[str, ...], ...]  # the units of each pipeline stage
+    stages: tuple[tuple[str, ...], ...]  # the units of each pipeline stage, or of each part where a stage has several
     global_batch: int
     micro_batch: int
     settled: bool  # the job says it; otherwise it is an estimate that a probe step settles
@@ -123,8 +124,11 @@ def _mesh(plan: LaunchPlan) -> Iterator[str]:
         for rank in _shown(layout.world_size):
             yield _row(*["..."] * (1 + len(axes))) if rank is None else _row(rank, *_coordinates(layout, rank, axes))
     if layout.pipeline > 1:
-        for stage, units in enumerate(plan.stages):
-            yield f"stage {stage} holds {units[0]}" + (f" to {units[-1]}" if len(units) > 1 else "")
+        schedule = schedule_of(layout.schedule, layout.pipeline)
+        for index, units in enumerate(plan.stages):
+            stage, chunk = schedule.place(index, layout.pipeline)
+            part = f", part {chunk + 1} of {layout.chunks}," if layout.chunks > 1 else ""
+            yield f"stage {stage}{part} holds {units[0]}" + (f" to {units[-1]}" if len(units) > 1 else "")
 
 
 def _row(*cells: object) -> str:

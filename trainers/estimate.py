@@ -117,11 +117,11 @@ def rank_memory(entry: Entry, config: Any, portions: Portions, micro_batch: int,
 
 
 def legal_micro_batches(entry: Entry, portions: Portions) -> list[int]:
-    """Rising divisors of a rank's share that leave a 1F1B pipeline a micro-batch for each stage."""
+    """Rising divisors of a rank's share that leave a pipeline a micro-batch for each stage, but for gpipe."""
     layout, samples = portions.layout, portions.of_rank
     if entry.coupled == "batch":
         return [samples]
-    fewest = layout.pipeline if layout.schedule == "1f1b" else 1
+    fewest = 1 if layout.schedule == "gpipe" else layout.pipeline
     return [size for size in divisors(samples) if samples // size >= fewest] or [1]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..models import catalog
 from ..models.entry import Entry
 from .options import ParallelOptions
-from .pipeline_order import SCHEDULES
+from .pipeline_order import schedule_of
 
 AXES = ("pipeline", "replicate", "shard", "context", "tensor")
 HOW = ("schedule", "attention", "sequence", "offload", "engine")  # options that say how an axis works
@@ -95,7 +95,7 @@ class Layout:
     @property
     def chunks(self) -> int:
         """Parts of the model on one rank of the pipeline."""
-        return SCHEDULES[self.schedule].chunks if self.pipeline > 1 else 1
+        return schedule_of(self.schedule, self.pipeline).chunks
 
     def tokens(self, whole: int) -> int:
         """Tokens of a sample that a rank holds between two units."""

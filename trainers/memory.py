@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .layout import Layout
-from .memory_moments import FULL, Rank, Term, held, moments, rest
-from .memory_pieces import Activations, Sizes, alive, kept, on_tensor_rank, pieces, stages
+from .memory_moments import FULL, Chunk, Rank, Term, held, moments, rest
+from .memory_pieces import Activations, Sizes, backwards, chunks, kept, on_tensor_rank, pieces
 from .options import OptimizerOptions
+from .pipeline_order import schedule_of, splits_backward
 
 COMPUTE = {"fp32": 4, "bf16": 2}  # bytes of a number in forward and backward
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -56,27 +57,35 @@ def memory_plan(
     compute = COMPUTE[dtype]
     local = on_tensor_rank(activations, layout.tensor, autocast=layout.shards == 1 and compute != FULL)
     plans = []
-    for stage, units in enumerate(stages(sizes, layout.pipeline)):
-        mine = pieces(sizes, layout, units, first=stage == 0)
-        neighbours = (stage > 0) + (stage + 1 < layout.pipeline)
+    for stage, parts in enumerate(chunks(sizes, layout)):
         rank = Rank(
             layout,
-            mine,
-            kept(mine, sizes, units, local, recompute == "full"),
-            alive(layout, stage, micro_batches),
+            tuple(_chunk(sizes, layout, parts, index, local, recompute) for index in range(len(parts))),
+            backwards(layout, stage, micro_batches, recompute),
             states(optimizer),
             decay_copy=optimizer.name == "sgd" and optimizer.weight_decay > 0,
             compute=compute,
             batch=activations.batch * micro_batches,
-            messages=neighbours * activations.boundary * micro_batches,
+            split=splits_backward(schedule_of(layout.schedule, layout.pipeline), layout.shards, recompute),
+            message=activations.boundary,
         )
         plans.append(_plan(rank, stage))
     return max(plans, key=lambda plan: plan.peak_bytes)
 
 
+def _chunk(
+    sizes: Sizes, layout: Layout, parts: Sequence[tuple[str, ...]], index: int, local: Activations, recompute: str
+) -> Chunk:
+    """One of the parts of the model on a rank."""
+    units = parts[index]
+    beside = tuple(unit for other in parts if other is not units for unit in other)
+    held = pieces(sizes, layout, units, units[:1] == sizes.units[:1], beside)
+    return Chunk(held, kept(held, sizes, units, local, recompute == "full"))
+
+
 def _plan(rank: Rank, stage: int) -> MemoryPlan:
     top = max(moments(rank), key=lambda moment: total(moment.terms))
-    snapshot = (1 + rank.states) * rank.shard * FULL
+    snapshot = (1 + rank.states) * rank.updated * FULL
     return MemoryPlan(held(rank), rest(rank), top.terms, top.name, stage, rank.elements * FULL, snapshot)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .layout import Layout
-from .memory_pieces import Kept, Piece
+from .memory_pieces import Backward, Kept, Piece
 
 FULL = 4  # bytes of an fp32 number
 
@@ -31,23 +31,36 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """One of the parts of the model on a rank."""
+
+    pieces: tuple[Piece, ...]  # in the order in which backward reaches them
+    kept: Kept
+
+
+@dataclass(frozen=True)
 class Rank:
     """What the formulas need to know of one rank."""
 
     layout: Layout
-    pieces: tuple[Piece, ...]  # in the order in which backward reaches them
-    kept: Kept
-    alive: tuple[int, ...]  # micro-batches that are on their way at each one's backward
+    chunks: tuple[Chunk, ...]
+    backwards: tuple[Backward, ...]  # in their order
     states: int  # tensors that the optimizer keeps for each parameter
     decay_copy: bool  # the update adds the decay to a copy of the gradients
     compute: int  # bytes of a number in forward and backward
     batch: int  # bytes of a step's micro-batches
-    messages: int  # bytes sent to other stages, which live until the step ends
+    split: bool  # whether backward is done in two actions
+    message: int  # bytes of the tensors between two stages
 
     @property
     def sharded(self) -> bool:
         """Whether fully_shard holds the parameters."""
         return self.layout.shards > 1
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Of all its chunks."""
+        return tuple(piece for chunk in self.chunks for piece in chunk.pieces)
 
     @property
     def elements(self) -> int:
@@ -60,6 +73,11 @@ class Rank:
         return sum(piece.shard for piece in self.pieces)
 
     @property
+    def updated(self) -> int:
+        """Parameters that this rank updates and saves: without copies that follow another chunk's weight."""
+        return self.shard - sum(piece.copied for piece in self.pieces)
+
+    @property
     def share(self) -> str:
         """What stays on this rank, as a formula."""
         return f"P/{self.layout.shards}" if self.sharded else "P"
@@ -67,7 +85,7 @@ class Rank:
     @property
     def micro_batches(self) -> int:
         """Of one step."""
-        return len(self.alive)
+        return len(self.backwards) // len(self.chunks)
 
 
 def held(rank: Rank) -> tuple[Term, ...]:
@@ -99,8 +117,9 @@ def moments(rank: Rank) -> Iterator[Moment]:
         yield from _replica(rank)
         return
     last = rank.micro_batches - 1
-    for index in sorted({0, min(1, last), max(last - 1, 0), last}):
-        yield from Walk(rank, index).moments()
+    for backward in rank.backwards:
+        if backward.micro_batch in {0, 1, last - 1, last}:
+            yield from Walk(rank, backward).moments()
 
 
 def gathered_elements(rank: Rank, piece: Piece) -> int:
@@ -114,7 +133,7 @@ def _some(*terms: Term) -> tuple[Term, ...]:
 
 
 def _persistent(rank: Rank) -> tuple[Term, ...]:
-    states = rank.states * rank.shard * FULL
+    states = rank.states * rank.updated * FULL
     formula = rank.share if rank.states == 1 else f"{rank.states} x {rank.share}"
     return Term("parameters", rank.shard * FULL, rank.share), Term("optimizer states", states, formula)
 
@@ -134,12 +153,14 @@ def _casts(rank: Rank, elements: int) -> tuple[Term, ...]:
     return (Term("bf16 parameters", elements * rank.compute, f"{rank.compute}/{FULL} P, cast once a step"),)
 
 
-def _activations(rank: Rank, reached: int, micro_batch: int) -> tuple[Term, ...]:
-    waiting = (rank.alive[micro_batch] - 1) * rank.kept.waiting
+def _activations(rank: Rank, reached: int, backward: Backward) -> tuple[Term, ...]:
+    waiting = sum(n * chunk.kept.waiting for n, chunk in zip(backward.waiting, rank.chunks, strict=True))
+    halfway = sum(n * chunk.kept.waiting for n, chunk in zip(backward.halfway, rank.chunks, strict=True))
     return (
         Term("activations", reached, "1 micro-batch"),
-        Term("waiting activations", waiting, f"{rank.alive[micro_batch] - 1} more before their backward"),
-        Term("messages", rank.messages, f"{_micro_batches(rank)} to other stages"),
+        Term("waiting activations", waiting, f"{sum(backward.waiting)} more before their backward"),
+        Term("put off", 2 * halfway, f"{sum(backward.halfway)} micro-batches' activations, and as many gradients"),
+        Term("messages", backward.messages * rank.message, f"{backward.messages} to other stages"),
     )
 
 
@@ -157,20 +178,34 @@ def _replica(rank: Rank) -> Iterator[Moment]:
     base = [*held(rank), *(_casts(rank, rank.elements) if rank.layout.tensor > 1 else ())]
     tied = sum(piece.tied for piece in rank.pieces) * FULL
     largest = max((piece.largest for piece in rank.pieces if not piece.tied), default=0) * FULL
-    busiest = max(range(rank.micro_batches), key=lambda index: rank.alive[index])
     yield Moment(
         "backward",
         _some(
             *base,
             Term("a new gradient", largest, "the largest parameter's"),
             Term("a tied weight's gradient", tied, "the first waits for the second"),
-            *_activations(rank, max(rank.kept.reached, default=0), busiest),
+            *max((_backward(rank, backward) for backward in rank.backwards), key=_sum),
         ),
     )
-    yield Moment("loss", _some(*base, *_activations(rank, rank.kept.loss, busiest)))
+    ends = [
+        _activations(rank, rank.chunks[b.chunk].kept.loss, b) for b in rank.backwards if rank.chunks[b.chunk].kept.loss
+    ]
+    yield Moment("loss", _some(*base, *max(ends, key=_sum, default=())))
     late = rank.elements * rank.compute if rank.compute != FULL and rank.micro_batches > 1 else 0
     undone = Term("bf16 gradients", late, f"{rank.compute}/{FULL} P, cast last")
     yield Moment("end of backward", _some(*base, undone, *_both(tied, times=3)))
+
+
+def _backward(rank: Rank, backward: Backward) -> tuple[Term, ...]:
+    """A split backward keeps all activations to its end, and for its weights' gradients at most as much again."""
+    kept = rank.chunks[backward.chunk].kept
+    again = kept.waiting if rank.split else 0
+    put_off = Term("gradients put off", again, "at most its activations")
+    return (*_activations(rank, max(kept.reached, default=0), backward), put_off)
+
+
+def _sum(terms: Sequence[Term]) -> int:
+    return sum(term.bytes for term in terms)
 
 
 def _both(tied: int, times: int) -> tuple[Term, ...]:
@@ -184,23 +219,25 @@ class Walk:
     goes through a reduce-scatter, whose input lives until the next one begins.
     """
 
-    def __init__(self, rank: Rank, micro_batch: int) -> None:
-        self.rank, self.micro_batch, self.zero = rank, micro_batch, rank.layout.zero
-        self.first, self.last = micro_batch == 0, micro_batch == rank.micro_batches - 1
+    def __init__(self, rank: Rank, backward: Backward) -> None:
+        self.rank, self.backward, self.zero = rank, backward, rank.layout.zero
+        self.pieces, self.kept = rank.chunks[backward.chunk].pieces, rank.chunks[backward.chunk].kept
+        self.beside = tuple(p for i, chunk in enumerate(rank.chunks) if i != backward.chunk for p in chunk.pieces)
+        self.first, self.last = backward.micro_batch == 0, backward.micro_batch == rank.micro_batches - 1
         self.reduces = self.last or self.zero >= 2
         self.open: list[Piece] = []  # reached, and reduced when the backward has ended
         self.done: list[Piece] = []
 
     def moments(self) -> Iterator[Moment]:
         """Its moments, in order."""
-        if self.rank.kept.loss:
-            yield self._moment("loss", None, ahead=self.rank.pieces[:1] if self.zero == 3 else ())
-        for index, piece in enumerate(self.rank.pieces):
+        if self.kept.loss:
+            yield self._moment("loss", None, ahead=self.pieces[:1] if self.zero == 3 else ())
+        for index, piece in enumerate(self.pieces):
             self.open.append(piece)
             yield self._moment(f"backward of {piece.label}", index, ahead=self._ahead(index))
             if not piece.late:
                 yield from self._finish(piece, index)
-        index = len(self.rank.pieces) - 1
+        index = len(self.pieces) - 1
         for piece in list(self.open):
             both = _both(piece.tied * self.rank.compute, times=2)
             yield self._moment(f"end of backward, {piece.label}", index, more=both)
@@ -208,7 +245,7 @@ class Walk:
 
     def _ahead(self, index: int) -> list[Piece]:
         """What ZeRO-3 gathers while this piece is in backward."""
-        return [piece for piece in self.rank.pieces[index + 1 :] if not piece.late][:1] if self.zero == 3 else []
+        return [piece for piece in self.pieces[index + 1 :] if not piece.late][:1] if self.zero == 3 else []
 
     def _finish(self, piece: Piece, index: int) -> Iterator[Moment]:
         if self.reduces:
@@ -224,15 +261,16 @@ class Walk:
         ahead: Sequence[Piece] = (),
         more: tuple[Term, ...] = (),
     ) -> Moment:
-        reached = self.rank.kept.loss if index is None else self.rank.kept.reached[index]
+        reached = self.kept.loss if index is None else self.kept.reached[index]
         terms = (
             *_persistent(self.rank),
             self._gathered(reducing, ahead),
             *self._gradients(reducing),
+            self._other_gradients(),
             *more,
             self._buffers(reducing),
             self._replicas(),
-            *_activations(self.rank, reached, self.micro_batch),
+            *_activations(self.rank, reached, self.backward),
             *_batch(self.rank),
         )
         return Moment(name, _some(*terms))
@@ -244,7 +282,7 @@ class Walk:
             pieces += ahead
         else:
             gone = [*self.done, *([reducing] if reducing else [])] if self.last else []
-            pieces = [piece for piece in self.rank.pieces if piece not in gone]
+            pieces = [piece for piece in (*self.pieces, *self.beside) if piece not in gone]
             label = "what is not done" if gone else "all"
         size = sum(gathered_elements(self.rank, piece) for piece in pieces) * self.rank.compute
         return Term("gathered parameters", size, label)
@@ -256,12 +294,18 @@ class Walk:
             size = sum(piece.elements for piece in self.open) * self.rank.compute
             yield Term("whole gradients", size, " + ".join(piece.label for piece in self.open))
         if self.reduces:
-            shards = self.done if self.first or self.zero == 1 else self.rank.pieces
+            shards = self.done if self.first or self.zero == 1 else self.pieces
             yield Term("gradient shards", sum(piece.shard for piece in shards) * FULL, self.rank.share)
+
+    def _other_gradients(self) -> Term:
+        """Of the rank's other chunks: at most whole, where ZeRO-1 adds them up over the micro-batches."""
+        whole = self.zero == 1 and self.rank.micro_batches > 1
+        size = sum(piece.elements if whole else piece.shard for piece in self.beside) * FULL
+        return Term("gradients of other chunks", size, "whole" if whole else "shards")
 
     def _summed_gradients(self, reducing: Piece | None) -> Iterator[Term]:
         """ZeRO-1 adds up whole gradients over the micro-batches; a new one is alive beside the sum."""
-        pieces = [*self.done, *self.open] if self.first else [*self.rank.pieces]
+        pieces = [*self.done, *self.open] if self.first else [*self.pieces]
         left = [piece for piece in pieces if not (self.last and piece in self.done)]
         label = "what is reached" if self.first else "P" if left == pieces else "what is not done"
         yield Term("gradients", sum(piece.elements for piece in left) * FULL, label)

@@ -11,7 +11,7 @@ from math import prod
 
 from ..models.entry import Shape, TensorPlan
 from .layout import Layout
-from .pipeline_order import SCHEDULES, cut
+from .pipeline_order import cut, schedule_of, splits_backward
 
 WHOLE = 4  # tensors of a block as wide as the residual stream: its input, two normed inputs, the middle
 Shapes = Mapping[str, Shape]
@@ -52,6 +52,7 @@ class Piece:
     shard: int  # of them on this rank, padded to equal shards
     largest: int  # elements of its largest parameter
     tied: int  # elements of weights that are used twice in it
+    copied: int  # of `shard`, a copy of a weight in another chunk: it is not updated itself
     late: bool  # reduced only when the whole backward has ended, since its inputs need no gradient
 
     @property
@@ -69,26 +70,68 @@ class Kept:
     loss: int  # alive when its backward begins, on the stage that holds the loss; 0 elsewhere
 
 
-def stages(sizes: Sizes, pipeline: int) -> list[tuple[str, ...]]:
-    """The units that each pipeline stage holds.
+@dataclass(frozen=True)
+class Backward:
+    """What a rank keeps when the backward of a micro-batch begins in one of its chunks."""
+
+    chunk: int
+    micro_batch: int
+    waiting: tuple[int, ...]  # of each chunk, micro-batches before their backward, without this one
+    halfway: tuple[int, ...]  # of each chunk, those whose weights' gradients are put off
+    messages: int  # to other ranks: forward ones until their backward, gradients until the step ends
+
+
+def stages(sizes: Sizes, number: int) -> list[tuple[str, ...]]:
+    """The units that each virtual stage of a pipeline holds.
 
     Raises:
         ValueError: there are fewer units than stages.
     """
-    if pipeline == 1:
+    if number == 1:
         return [sizes.units]
     weights = [sum(map(prod, within(sizes.shapes, (unit,)).values())) for unit in sizes.units]
-    return [tuple(sizes.units[i] for i in part) for part in cut(weights, pipeline)]
+    return [tuple(sizes.units[i] for i in part) for part in cut(weights, number)]
 
 
-def alive(layout: Layout, stage: int, micro_batches: int) -> tuple[int, ...]:
-    """For each micro-batch's backward, how many micro-batches have then done their forward but not their backward."""
-    done, counts = {"F": 0, "B": 0}, []
-    for action in SCHEDULES[layout.schedule].order(stage, layout.pipeline, micro_batches):
-        if action.kind == "B":
-            counts.append(done["F"] - done["B"])
-        done[action.kind] += 1
-    return tuple(counts)
+def chunks(sizes: Sizes, layout: Layout) -> list[list[tuple[str, ...]]]:
+    """The units of each chunk of each rank of the pipeline.
+
+    Raises:
+        ValueError: there are fewer units than virtual stages.
+    """
+    found, schedule = stages(sizes, layout.pipeline * layout.chunks), schedule_of(layout.schedule, layout.pipeline)
+    return [
+        [found[schedule.stage(rank, layout.pipeline, chunk)] for chunk in range(layout.chunks)]
+        for rank in range(layout.pipeline)
+    ]
+
+
+def backwards(layout: Layout, rank: int, micro_batches: int, recompute: str = "none") -> tuple[Backward, ...]:
+    """The backwards of one rank of the pipeline, in its schedule's order."""
+    schedule = schedule_of(layout.schedule, layout.pipeline)
+    split = splits_backward(schedule, layout.shards, recompute)
+    before, after = _links(layout, rank)
+    done = {kind: [0] * layout.chunks for kind in "FBW"}
+    found = []
+    for kind, micro_batch, chunk in schedule.order(rank, layout.pipeline, micro_batches):
+        if kind == "B":
+            waiting = [forward - backward for forward, backward in zip(done["F"], done["B"], strict=True)]
+            halfway = [b - w for b, w in zip(done["B"], done["W"], strict=True)] if split else [0] * layout.chunks
+            messages = sum(n for n, linked in zip(waiting, after, strict=True) if linked)
+            messages += sum(n for n, linked in zip(done["B"], before, strict=True) if linked)
+            others = tuple(n - (index == chunk) for index, n in enumerate(waiting))
+            found.append(Backward(chunk, micro_batch, others, tuple(halfway), messages))
+        done[kind][chunk] += 1
+    return tuple(found)
+
+
+def _links(layout: Layout, rank: int) -> tuple[list[bool], list[bool]]:
+    """Of each chunk, whether the virtual stage before it, and the one behind it, is on another rank."""
+    ranks, last = layout.pipeline, layout.pipeline * layout.chunks - 1
+    schedule = schedule_of(layout.schedule, ranks)
+    mine = [schedule.stage(rank, ranks, chunk) for chunk in range(layout.chunks)]
+    before = [stage > 0 and schedule.place(stage - 1, ranks)[0] != rank for stage in mine]
+    return before, [stage < last and schedule.place(stage + 1, ranks)[0] != rank for stage in mine]
 
 
 def split_shape(name: str, shape: Shape, plan: TensorPlan | None, degree: int) -> Shape:
@@ -103,17 +146,20 @@ def split_shape(name: str, shape: Shape, plan: TensorPlan | None, degree: int) -
     return shape
 
 
-def pieces(sizes: Sizes, layout: Layout, units: tuple[str, ...], first: bool) -> tuple[Piece, ...]:
-    """A stage's pieces in the order in which backward reaches them: what is in no unit, then the units from behind.
+def pieces(
+    sizes: Sizes, layout: Layout, units: tuple[str, ...], first: bool, beside: tuple[str, ...] = ()
+) -> tuple[Piece, ...]:
+    """A virtual stage's pieces as backward reaches them: what is in no unit, then the units from behind.
 
     Args:
         units: that the stage holds.
         first: whether it is the first stage, whose first unit reads the batch.
+        beside: units of the rank's other chunks, whose weights it uses too, where ZeRO does not gather them apart.
     """
-    mine = _stage_shapes(sizes, units)
-    found = [_piece((), mine, sizes, layout, late=True)]
+    mine = _stage_shapes(sizes, units, () if layout.shards > 1 else beside)
+    found = [_piece((), mine, sizes, layout, beside, late=True)]
     for group in reversed(_groups(sizes, units)):
-        found.append(_piece(group, mine, sizes, layout, late=first and units[0] in group))
+        found.append(_piece(group, mine, sizes, layout, beside, late=first and units[0] in group))
     return tuple(piece for piece in found if piece.elements)
 
 
@@ -126,11 +172,12 @@ def _inside(name: str, units: Iterable[str]) -> bool:
     return any(name.startswith(f"{unit}.") for unit in units)
 
 
-def _stage_shapes(sizes: Sizes, units: tuple[str, ...]) -> dict[str, Shape]:
+def _stage_shapes(sizes: Sizes, units: tuple[str, ...], beside: tuple[str, ...]) -> dict[str, Shape]:
     """Parameters of one stage; one that holds only the second use of a tied weight has its own copy of it."""
     outside = {name: shape for name, shape in sizes.shapes.items() if not _inside(name, sizes.units)}
     mine = within(sizes.shapes, units)
-    copies = {a: sizes.shapes[o] for o, a in sizes.tied if o not in mine and _inside(a, units) and o in sizes.shapes}
+    near = mine | within(sizes.shapes, beside)
+    copies = {a: sizes.shapes[o] for o, a in sizes.tied if o not in near and _inside(a, units) and o in sizes.shapes}
     return mine | copies | outside
 
 
@@ -145,7 +192,15 @@ def _groups(sizes: Sizes, units: tuple[str, ...]) -> list[tuple[str, ...]]:
     return groups
 
 
-def _piece(units: tuple[str, ...], mine: Shapes, sizes: Sizes, layout: Layout, *, late: bool) -> Piece:
+def _shard(shape: Shape, layout: Layout) -> int:
+    """Elements of a parameter on one of its shard ranks, with padding; fully_shard takes none without dims."""
+    return -(-shape[0] // layout.shards) * prod(shape[1:]) if shape else 0
+
+
+def _piece(
+    units: tuple[str, ...], mine: Shapes, sizes: Sizes, layout: Layout, beside: tuple[str, ...], *, late: bool
+) -> Piece:
+    copies = {alias for owner, alias in sizes.tied if _inside(owner, beside)}
     named = within(mine, units) if units else {n: s for n, s in mine.items() if not _inside(n, sizes.units)}
     local = {name: split_shape(name, shape, sizes.tensor, layout.tensor) for name, shape in named.items()}
     counts = {name: prod(shape) for name, shape in local.items()}
@@ -153,9 +208,10 @@ def _piece(units: tuple[str, ...], mine: Shapes, sizes: Sizes, layout: Layout, *
     return Piece(
         units=units,
         elements=sum(counts.values()),
-        shard=sum(-(-shape[0] // layout.shards) * prod(shape[1:]) for shape in local.values() if shape),
+        shard=sum(_shard(shape, layout) for shape in local.values()),
         largest=max(counts.values(), default=0),
         tied=sum(counts[name] for name in twice),
+        copied=sum(_shard(shape, layout) for name, shape in local.items() if name in copies),
         late=late,
     )
 

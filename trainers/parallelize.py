@@ -29,6 +29,7 @@ from .layout import Layout, Place, refusal
 from .mesh import Mesh, new_group
 from .pipeline import Pipeline
 from .pipeline_cut import chunk_of, keep_units, part_twins, rank_units
+from .pipeline_order import SCHEDULES, splits_backward
 from .replicate import GradientReducer
 from .sharded import Sharded, Sum, Twin
 from .tensor import partial_names, split_experts, split_layers
@@ -83,8 +84,8 @@ def parallelize(
     if layout.pipeline > 1:
         between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
         kinds = partial(_boundary, entry, config, layout.tokens(tokens), between)
-        # fully_shard reduces a unit's gradients as soon as its input has one; a unit is computed again once a backward
-        pipeline = Pipeline(chunks, parts, mesh, kinds, whole=layout.shards > 1 or recompute != "none")
+        split = splits_backward(SCHEDULES[layout.schedule], layout.shards, recompute)
+        pipeline = Pipeline(chunks, parts, mesh, kinds, split=split)
     sync = _synchronise(entry, chunks, units, mesh, compute, experts)
     if debug:
         agreement = Agreement(mesh, dist.distributed_c10d._get_default_store())

@@ -37,7 +37,7 @@ class Pipeline:
     """One rank of a pipeline: forward and backward of all micro-batches of a step."""
 
     def __init__(
-        self, chunks: Sequence[nn.Module], units: Sequence[range], mesh: Mesh, kinds: Kinds, *, whole: bool = False
+        self, chunks: Sequence[nn.Module], units: Sequence[range], mesh: Mesh, kinds: Kinds, *, split: bool
     ) -> None:
         """Wire one rank. Collective.
 
@@ -45,7 +45,7 @@ class Pipeline:
             chunks: each runs the units of one of the rank's virtual stages.
             units: their indices, chunk by chunk.
             kinds: of the tensors that reach a unit from another stage.
-            whole: backward is never split: "B" does all of it and "W" nothing.
+            split: "B" is the backward as far as the inputs and "W" the rest; otherwise "B" is all of it.
         """
         self.schedule, self.rank, self.ranks = (
             SCHEDULES[mesh.layout.schedule],
@@ -53,7 +53,6 @@ class Pipeline:
             mesh.layout.pipeline,
         )
         between = [None, *boundaries(mesh, self.schedule), None]
-        split = self.schedule.split and not whole
         stages = [self.schedule.stage(self.rank, self.ranks, chunk) for chunk in range(len(chunks))]
         self.chunks = [
             _Chunk(program, kept, between[stage], between[stage + 1], kinds, split)

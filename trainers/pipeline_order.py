@@ -133,6 +133,19 @@ SCHEDULES = {
 }
 
 
+def schedule_of(name: str, ranks: int) -> Schedule:
+    """The schedule of a pipeline of so many ranks; one rank takes its micro-batches in turn."""
+    return SCHEDULES[name if ranks > 1 else "1f1b"]
+
+
+def splits_backward(schedule: Schedule, shards: int, recompute: str) -> bool:
+    """Whether a backward is done in two actions; otherwise a split schedule's B does all of it and its W nothing.
+
+    fully_shard reduces a unit's gradients as soon as its input has one, and a unit is computed again once a backward.
+    """
+    return schedule.split and shards == 1 and recompute == "none"
+
+
 def cut(weights: list[int], stages: int) -> list[range]:
     """Consecutive units for each stage, so that the heaviest stage is as light as can be.
 

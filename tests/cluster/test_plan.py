@@ -143,3 +143,12 @@ def test_planning_the_catalog_loads_no_torch(words: list[str], tmp_path: Path) -
 def test_amounts() -> None:
     assert [amount(n, "FLOP") for n in (5, 999, 1000, 1.234e13)] == ["5 FLOP", "999 FLOP", "1.00 kFLOP", "12.34 TFLOP"]
     assert amount(1_230_000) == "1.23 M"
+
+
+def test_a_stage_with_several_parts_names_their_units() -> None:
+    lines = str(made("parallel.shard=2", "parallel.pipeline=2", "parallel.schedule=zbv")).splitlines()
+    held = [line.split(" holds ") for line in map(str.strip, lines) if " holds " in line]
+    assert [where for where, _ in held] == [
+        f"stage {s}, part {part} of 2," for s, part in ((0, 1), (1, 1), (1, 2), (0, 2))
+    ]
+    assert held[0][1].startswith("embed") and held[-1][1].endswith("head")

@@ -14,7 +14,7 @@ from shardwright.trainers.estimate import activations, count
 from shardwright.trainers.layout import Layout, parse_strategy
 from shardwright.trainers.measure import Measured, measure_step
 from shardwright.trainers.memory import MemoryPlan, human, memory_plan, states, total
-from shardwright.trainers.memory_pieces import Activations, Sizes, alive, pieces, split_shape, stages
+from shardwright.trainers.memory_pieces import Activations, Sizes, backwards, chunks, pieces, split_shape, stages
 from shardwright.trainers.mesh import build_mesh
 from shardwright.trainers.options import OptimizerOptions
 from shardwright.trainers.world import Worker
@@ -34,6 +34,11 @@ RUNS = {  # (strategy, config, options of memory_plan, samples of a micro-batch)
     "replicas of shards": ("ddp_zero3", WIDE, {}, 1),
     "tensor": ("zero3x2_tensor2", WIDE, {}, 4),
     "pipeline": ("zero1x2_pipeline2", WORDY, {}, 8),
+    "interleaved": ("ddp_pipeline2_interleaved", WIDE, {}, 8),
+    "interleaved shards": ("zero1x2_pipeline2_interleaved", WIDE, {}, 8),
+    "zbv": ("ddp_pipeline2_zbv", WIDE, {}, 8),
+    "zbv, tied": ("ddp_pipeline2_zbv", WORDY, {}, 8),
+    "zbv of shards": ("zero3x2_pipeline2_zbv", WORDY, {}, 8),
 }
 MICRO_BATCHES = 3
 PAPER = {"zero1": 2.75, "zero2": 2.00, "zero3": 1.00}  # in P, on 4 ranks: the paper's, and P/4 for stages 1 and 2
@@ -171,10 +176,36 @@ def test_a_model_without_units_is_gathered_and_reduced_whole() -> None:
     }
 
 
-@given(stage=st.integers(0, 3), micro_batches=st.integers(4, 9))
-def test_a_pipeline_keeps_as_many_micro_batches_as_its_schedule_says(stage: int, micro_batches: int) -> None:
-    assert max(alive(Layout(pipeline=4), stage, micro_batches)) == 4 - stage
-    assert alive(Layout(pipeline=4, schedule="gpipe"), stage, micro_batches) == tuple(range(micro_batches, 0, -1))
+@given(rank=st.integers(0, 3), micro_batches=st.integers(8, 12))
+def test_a_pipeline_keeps_as_many_micro_batches_as_its_schedule_says(rank: int, micro_batches: int) -> None:
+    def most(schedule: str, recompute: str = "none") -> int:
+        found = backwards(Layout(pipeline=4, schedule=schedule), rank, micro_batches, recompute)
+        assert [b.micro_batch for b in found if b.chunk == 0] == list(range(micro_batches))
+        return max(1 + sum(b.waiting) + sum(b.halfway) for b in found)
+
+    assert most("1f1b") == 4 - rank
+    assert most("gpipe") == micro_batches
+    assert most("interleaved") == 4 + 2 * (4 - 1 - rank) + 1
+    assert most("zbv", recompute="full") <= most("zbv") <= 8
+
+
+def test_messages_are_kept_until_they_have_arrived() -> None:
+    """Forward ones until their backward, gradients to the end, and none from hand to hand at the bottom of the V."""
+
+    def messages(rank: int, schedule: str) -> list[int]:
+        return [b.messages for b in backwards(Layout(pipeline=2, schedule=schedule), rank, 2)]
+
+    assert messages(0, "gpipe") == [2, 1]
+    assert messages(1, "gpipe") == [0, 1]
+    assert [b.chunk for b in backwards(Layout(pipeline=2, schedule="zbv"), 1, 2)] == [1, 0, 1, 0]
+    assert messages(1, "zbv") == [2, 1, 2, 1]
+
+
+def test_a_rank_holds_the_chunks_of_its_schedule() -> None:
+    sizes = count(ENTRY, WIDE).sizes
+    parts = stages(sizes, 4)
+    assert chunks(sizes, Layout(pipeline=2, schedule="interleaved")) == [[parts[0], parts[2]], [parts[1], parts[3]]]
+    assert chunks(sizes, Layout(pipeline=2, schedule="zbv")) == [[parts[0], parts[3]], [parts[1], parts[2]]]
 
 
 def test_states_of_each_update_rule() -> None:
