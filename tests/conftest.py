@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """Owns the zygote that ranks are forked from."""
-    with Pool(["numpy", "pytest", "hypothesis", "shardwright.trainers.world"]) as pool:
+    support = str(Path(__file__).parent / "support")  # what test files import must be found in a rank too
+    with Pool(["numpy", "pytest", "hypothesis", "shardwright.trainers.world"], paths=[support]) as pool:
         yield pool
 
 
