@@ -5,7 +5,7 @@ gradient by its own size, which hides a wrong scale and blows up a difference at
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,18 +13,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..models.axes import local
 from ..models.entry import Entry, Phase, followers
 from .clock import Clock
+from .engine import Engine, Model, build_engine
 from .follow import Following
 from .gradients import clip_factor
+from .groups import freeze, read_groups
 from .layout import Layout
 from .mesh import Mesh, build_mesh
-from .optimizers import ShardedOptimizer, build_rule, decay_groups
+from .optimizers import build_rule, decay_groups
 from .options import OptimizerOptions
-from .parallelize import build_seeded, parallelize
+from .parallelize import build_seeded
 from .phases import Turns, trains
-from .solvers import Descent
+from .solvers import Evaluate, Evaluation, Solver
 from .state import persistent_buffers
 from .step import Step
 from .streams import Streams
@@ -46,6 +47,12 @@ class Trial:
     micro_batches: int  # of one data rank in one step
     tokens: int  # of one sample
     seed: int = 0
+    dtype: str = "fp32"  # of the sharded model's forward and backward; one process computes in fp32
+
+    @property
+    def descent(self) -> OptimizerOptions:
+        """SGD with momentum, in the groups of the job's own optimizer."""
+        return replace(SGD, groups=self.optimizer.groups)
 
 
 @dataclass(frozen=True)
@@ -107,30 +114,59 @@ def merged(step: Sequence[Batch], data: int) -> list[Batch]:
 
 
 def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Findings:
-    """The trajectory of the trainer: a few steps of SGD with momentum, then one update of the job's own optimizer."""
-    sharded = parallelize(trial.entry, trial.config, mesh, seed=trial.seed, tokens=trial.tokens)
-    prescribed = {name: prescribe(local(p.detach())) for name, p in sharded.parameters.items()}
-    slots = sum(next(iter(batch.values())).shape[0] for batch in batches[0])
-    streams = Streams(trial.entry, trial.config, sharded.program, mesh, slots)
-    following = Following(followers(trial.entry, trial.config), sharded.parameters, len(batches))
-    optimizer = ShardedOptimizer(SGD, sharded.parameters)
-    step = Step(sharded, Descent(optimizer, CLIP), lambda _: SGD.lr, streams, following)
-    losses: list[float] = []
-    gradients: dict[str, Tensor] = {}
-    for index, micro_batches in enumerate(batches):
-        outcome = step(index, micro_batches, False, Clock(), fresh=index == 0)
-        losses.append(outcome.loss)
-        unclipped = 1 / clip_factor(outcome.grad_norm, CLIP)
-        phase = step.turns.at(index)
-        new = {n: p for n, p in optimizer.parameters.items() if trains(phase, n) and n not in gradients}
-        gradients |= _whole({n: p.grad * unclipped for n, p in new.items() if p.grad is not None}, mesh)
-    weights = _whole({**sharded.parameters, **persistent_buffers(sharded.program), **streams.tensors()}, mesh)
-    own = ShardedOptimizer(trial.optimizer, sharded.parameters)
-    for name, parameter in own.parameters.items():
-        parameter.grad = torch.zeros_like(parameter)
-        local(parameter.grad).copy_(prescribed[name])
-    own.step(trial.optimizer.lr)
-    return Findings(losses, gradients, weights, _whole(sharded.parameters, mesh))
+    """The trajectory of the trainer: a few steps of SGD with momentum; and one update of the job's own optimizer."""
+    engine, streams = _begin(trial, mesh, trial.descent, batches[0])
+    watched = Watched(engine.model, engine.solver)
+    following = Following(followers(trial.entry, trial.config), engine.model.parameters, len(batches))
+    step = Step(engine.model, watched, lambda _: SGD.lr, streams, following)
+    losses = [step(index, each, False, Clock(), fresh=index == 0).loss for index, each in enumerate(batches)]
+    weights = _whole({**engine.model.weights(), **persistent_buffers(engine.model.program), **streams.tensors()}, mesh)
+    own, blank = _begin(trial, mesh, trial.optimizer, batches[0])
+    factor = Turns(trial.entry.phases).at(0).lr
+    once = Step(own.model, Prescribed(own.model, own.solver), lambda _: trial.optimizer.lr / factor, blank)
+    once(0, batches[0], False, Clock(), fresh=True)
+    return Findings(losses, _whole(watched.gradients, mesh), weights, _whole(own.model.weights(), mesh))
+
+
+def _begin(trial: Trial, mesh: Mesh, optimizer: OptimizerOptions, first: Sequence[Batch]) -> tuple[Engine, Streams]:
+    building = {"seed": trial.seed, "tokens": trial.tokens, "dtype": trial.dtype}
+    engine = build_engine(trial.entry, trial.config, mesh, optimizer, CLIP, **building)
+    slots = sum(next(iter(batch.values())).shape[0] for batch in first)
+    return engine, Streams(trial.entry, trial.config, engine.model.program, mesh, slots)
+
+
+class Watched:
+    """A solver that keeps the gradients of each parameter's first step, before clipping."""
+
+    def __init__(self, model: Model, solver: Solver) -> None:
+        self.model, self.solver, self.parameters = model, solver, solver.parameters
+        self.state, self.set_updates = solver.state, solver.set_updates
+        self.gradients: dict[str, Tensor] = {}
+
+    def step(self, evaluate: Evaluate, lr: float, names: Sequence[str]) -> Evaluation:
+        """What the solver does, and a look at what it evaluated."""
+
+        def seen(clip: float = 0.0) -> Evaluation:
+            found = evaluate(clip)
+            new = self.model.gradients([name for name in names if name not in self.gradients])
+            self.gradients |= {name: gradient / clip_factor(found.norm, clip) for name, gradient in new.items()}
+            return found
+
+        return self.solver.step(seen, lr, names)
+
+
+class Prescribed(Watched):
+    """A solver that is shown other gradients than the objective's: the same ones under every layout, bit for bit."""
+
+    def step(self, evaluate: Evaluate, lr: float, names: Sequence[str]) -> Evaluation:
+        """An update of everything, whatever the phase."""
+
+        def shown(clip: float = 0.0) -> Evaluation:
+            found = evaluate(0.0)
+            self.model.prescribe(prescribe)
+            return found
+
+        return self.solver.step(shown, lr, list(self.parameters))
 
 
 def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Findings:
@@ -142,11 +178,8 @@ def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Fi
     """
     batches = [merged(step, data) for step in batches]
     entry, turns = trial.entry, Turns(trial.entry.phases)
-    program = build_seeded(entry, trial.config, trial.seed)
-    parameters = dict(program.named_parameters())
-    trained = {name: p for name, p in parameters.items() if p.requires_grad}
-    prescribed = {name: prescribe(p.detach()) for name, p in trained.items()}
-    rule = torch.optim.SGD(trained.values(), lr=SGD.lr, momentum=SGD.momentum)
+    program, parameters, trained = _built(trial)
+    rule = torch.optim.SGD(decay_groups(trial.descent, trained), lr=SGD.lr, momentum=SGD.momentum)
     rows = _blank(trial, batches[0])
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
@@ -160,7 +193,7 @@ def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Fi
             elif parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         for group in rule.param_groups:
-            group["lr"] = SGD.lr * phase.lr
+            group["lr"] = SGD.lr * phase.lr * group["factor"]
         moved = {name: p.grad for name, p in trained.items() if p.grad is not None}
         gradients |= _copies({name: x for name, x in moved.items() if name not in gradients})
         torch.nn.utils.clip_grad_norm_([trained[name] for name in moved], CLIP)
@@ -168,10 +201,24 @@ def alone(trial: Trial, batches: Sequence[Sequence[Batch]], data: int = 1) -> Fi
         _follow(trial, parameters, index + 1, len(batches))
         losses.append(loss)
     weights = _copies({**parameters, **persistent_buffers(program), **_slots(rows, data)})
-    for name, parameter in trained.items():
-        parameter.grad = prescribed[name]
+    return Findings(losses, gradients, weights, _updated(trial))
+
+
+def _built(trial: Trial) -> tuple[nn.Module, dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The whole Program, its parameters by name, and those of them that are trained."""
+    program = build_seeded(trial.entry, trial.config, trial.seed)
+    parameters = dict(program.named_parameters())
+    freeze(read_groups(trial.optimizer.groups), parameters)
+    return program, parameters, {name: p for name, p in parameters.items() if p.requires_grad}
+
+
+def _updated(trial: Trial) -> dict[str, Tensor]:
+    """The weights after one update of the job's own optimizer from prescribed gradients."""
+    _, parameters, trained = _built(trial)
+    for parameter in trained.values():
+        parameter.grad = prescribe(parameter.detach())
     build_rule(trial.optimizer, decay_groups(trial.optimizer, trained)).step()
-    return Findings(losses, gradients, weights, _copies(parameters))
+    return _copies(parameters)
 
 
 def _pass(

@@ -14,6 +14,7 @@ from .clock import Clock
 from .data.dataset import Data, MapStyle
 from .data.loader import Loader, Positions
 from .data.order import InTurn, Lanes, Order
+from .engine import build_engine
 from .follow import Following
 from .layout import Layout
 from .mesh import build_mesh
@@ -24,14 +25,11 @@ from .options import (
     ScheduleOptions,
     TrainOptions,
 )
-from .parallelize import parallelize
 from .peak import peak_flops
 from .portions import BACKWARD, share, total_steps
 from .probe import settle_micro_batch
 from .restore import open_slots, restore
 from .schedules import factor
-from .solvers import build_solver
-from .state import tensors
 from .step import Outcome, Step, Totals
 from .streams import Streams
 from .terms import Batch, add
@@ -79,10 +77,12 @@ class Session:
         self.steps = total_steps(options, len(data.train), data.tokens_per_sample)
         self.enter("parallelize")
         mesh = build_mesh(training.layout, worker.rank, worker.device)
-        self.sharded = parallelize(
+        engine = build_engine(
             training.entry,
             training.config,
             mesh,
+            training.optimizer,
+            options.clip,
             seed=training.seed,
             tokens=data.tokens_per_sample or 0,
             dtype=options.dtype,
@@ -90,13 +90,15 @@ class Session:
             activations=options.activations,
             debug=options.debug,
         )
-        solver = build_solver(self.sharded, training.optimizer, options.clip)
+        self.model, self.state = engine.model, engine.state
         slots = share(options.global_batch, training.layout.data)
-        self.streams = Streams(training.entry, training.config, self.sharded.program, mesh, slots)
-        self.tensors = tensors(self.sharded, solver, self.streams)
+        self.streams = Streams(training.entry, training.config, self.model.program, mesh, slots)
+        self.tensors = {**self.state.tensors, **self.streams.tensors()}
         self.enter("restore")
         self.slots = open_slots(worker, self.tensors) if training.snapshot_every else None
         restored = restore(worker, training.checkpoints, self.tensors, self.slots)
+        if restored.source != "scratch":
+            self.state.adopt()
         worker.tell("resume", step=restored.step, source=restored.source, path=restored.path, steps=self.steps)
         self.start = restored.step
         self.order = self._order(len(data.train))
@@ -106,10 +108,10 @@ class Session:
         if data.held_out is not None:
             self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
         self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
-        following = Following(followers(training.entry, training.config), self.sharded.parameters, self.steps)
-        self.step = Step(self.sharded, solver, self._lr, self.streams, following)
-        solver.set_updates(lambda name: self.step.turns.updates(name, restored.step))
-        self.totals = Totals(self.sharded)
+        following = Following(followers(training.entry, training.config), self.model.parameters, self.steps)
+        self.step = Step(self.model, engine.solver, self._lr, self.streams, following)
+        engine.solver.set_updates(lambda name: self.step.turns.updates(name, restored.step))
+        self.totals = Totals(self.model)
         self._tell_speed_limit()
 
     def enter(self, phase: str) -> None:
@@ -129,6 +131,7 @@ class Session:
         """Keep the state in memory, if it is its turn."""
         if self.slots is not None and done % self.training.snapshot_every == 0:
             with self.clock("snapshot"):
+                self.state.fill()
                 self.slots.write(done, self._host(done))
 
     def report(self, done: int, outcome: Outcome) -> None:
@@ -163,7 +166,7 @@ class Session:
             terms: Terms = {}
             for index in range(min(self.training.eval.batches, self.held_out.whole_batches)):
                 micro_batches = [self.streams.blank(self._moved(batch)) for batch in self.held_out.load(index)]
-                terms = add(terms, self.sharded.evaluate(micro_batches, phase=self.step.turns.cycle[-1].name))
+                terms = add(terms, self.model.evaluate(micro_batches, phase=self.step.turns.cycle[-1].name))
             sums, _ = self.totals(terms)
         means = {name: total / count for name, (total, count) in sums.items() if count}
         loss = sum(weight * means[name] for name, weight in self.training.entry.objective.items())
@@ -183,6 +186,7 @@ class Session:
         """Publish a checkpoint. Collective."""
         self.enter("checkpoint")
         with self.clock("checkpoint"):
+            self.state.fill()
             path = save(
                 self.training.checkpoints,
                 done,
@@ -248,6 +252,6 @@ class Session:
             return settled
         self.enter("probe")
         (batch,) = self._loader(self.training.data.train, self.order, of_rank).load(0)
-        size = settle_micro_batch(self.sharded, self.streams.blank(self._moved(batch)), self.training.first_guess)
+        size = settle_micro_batch(self.model, self.streams.blank(self._moved(batch)), self.training.first_guess)
         self.worker.tell("micro_batch", size=size, estimate=self.training.first_guess)
         return size

@@ -1,18 +1,19 @@
 """What does a step work with, whatever the layout? One rank's part of a model, its forward and its backward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from ..models.axes import local
 from ..models.entry import Entry
 from ..models.program import Terms, take_apart
 from .context import own_tokens
+from .gradients import local_gradients, square_share
 from .mesh import Mesh
 from .pipeline import Pipeline
 from .terms import LOSS, Batch, GradientSync, Passed, add, objective
@@ -112,6 +113,43 @@ class Sharded:
             for batch in micro_batches:
                 terms = add(terms, take_apart(self.program(batch, **_told(phase)), ()).terms)
             return terms
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self.sync.zero()
+
+    def square(self, names: Sequence[str]) -> Tensor:
+        """This rank's share of the named gradients' squared norm; their sum over the world is that of the whole, 0-dim.
+
+        A parameter that took no part in the step gets a gradient of zeros.
+        """
+        holders = [self.holders[name] for name in names]
+        return square_share(local_gradients([self.parameters[name] for name in names]), holders)
+
+    def scale(self, names: Sequence[str], factor: float) -> None:
+        """Multiply the named gradients."""
+        if names:
+            torch._foreach_mul_(list(self.parts(names).values()), factor)
+
+    def parts(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """This rank's part of each named gradient."""
+        return dict(zip(names, local_gradients([self.parameters[name] for name in names]), strict=True))
+
+    def gradients(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named gradients that this rank has a part of; a DTensor stands for its whole. Collective."""
+        found = {name: self.parameters[name].grad for name in names}
+        return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+    def prescribe(self, make: Callable[[Tensor], Tensor]) -> None:
+        """Set the gradient of every trained parameter to an elementwise function of it."""
+        for parameter in self.parameters.values():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+                local(parameter.grad).copy_(make(local(parameter.detach())))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that this rank has a part of; a DTensor stands for its whole. Collective."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     def _accumulate(
         self, micro_batches: Sequence[Batch], told: Mapping[str, str], weights: Mapping[str, float]

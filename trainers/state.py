@@ -4,16 +4,30 @@ A checkpoint or snapshot of these tensors, with the number of updates made, is t
 draws and the learning rate are functions of the step.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from .parts import shaped_like
 from .sharded import Sharded
 from .solvers import Solver
-from .streams import Streams
 
 
-def tensors(sharded: Sharded, solver: Solver, streams: Streams | None = None) -> dict[str, Tensor]:
-    """ "model.<parameter>", "model.<buffer>", "optimizer.<parameter>.<state>", "stream.<name>" -> this rank's tensor.
+class Live:
+    """The tensors as they lie in memory: they are always up to date, and what is read into them holds at once."""
+
+    def __init__(self, sharded: Sharded, solver: Solver) -> None:
+        self.tensors: Mapping[str, Tensor] = tensors(sharded, solver)
+
+    def fill(self) -> None:
+        """Nothing to do."""
+
+    def adopt(self) -> None:
+        """Nothing to do."""
+
+
+def tensors(sharded: Sharded, solver: Solver) -> dict[str, Tensor]:
+    """ "model.<parameter>", "model.<buffer>", "optimizer.<parameter>.<state>" -> this rank's tensor.
 
     A DTensor stands for its whole tensor; a plain tensor is the same on every rank that holds the name.
     """
@@ -21,7 +35,7 @@ def tensors(sharded: Sharded, solver: Solver, streams: Streams | None = None) ->
     found |= {f"model.{name}": buffer for name, buffer in persistent_buffers(sharded.program).items()}
     for name, key, part in solver.state():
         found[f"optimizer.{name}.{key}"] = shaped_like(sharded.parameters[name], part)
-    return found | (streams.tensors() if streams else {})
+    return found
 
 
 def persistent_buffers(program: nn.Module) -> dict[str, Tensor]:

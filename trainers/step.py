@@ -15,10 +15,10 @@ from torch import Tensor
 from ..models.entry import Phase
 from ..models.program import Terms
 from .clock import Clock
+from .engine import Model
 from .follow import Following
-from .gradients import clip_factor, local_gradients, square_share
+from .gradients import clip_factor
 from .phases import Turns, trains
-from .sharded import Sharded
 from .solvers import Evaluation, Solver
 from .streams import Streams
 from .terms import Batch, Passed
@@ -38,20 +38,20 @@ class Outcome:
 
 
 class Step:
-    """The step of one sharded model and its solver."""
+    """The step of one model and its solver."""
 
     def __init__(
         self,
-        sharded: Sharded,
+        model: Model,
         solver: Solver,
         lr: Callable[[int], float],
         streams: Streams | None = None,
         following: Following | None = None,
     ) -> None:
-        self.sharded, self.solver, self.lr = sharded, solver, lr
+        self.model, self.solver, self.lr = model, solver, lr
         self.streams, self.following = streams, following
-        self.turns = Turns(sharded.entry.phases)
-        self.totals = Totals(sharded)
+        self.turns = Turns(model.entry.phases)
+        self.totals = Totals(model)
 
     def __call__(
         self, step: int, micro_batches: Sequence[Batch], stop: bool, clock: Clock, fresh: bool = False
@@ -67,7 +67,7 @@ class Step:
         if self.streams is not None:
             micro_batches = self.streams.hand_out(micro_batches, fresh)
         trained = [name for name in self.solver.parameters if trains(phase, name)]
-        evaluate = Objective(self.sharded, self.totals, micro_batches, phase, trained, stop, clock)
+        evaluate = Objective(self.model, self.totals, micro_batches, phase, trained, stop, clock)
         lr = self.lr(step) * phase.lr
         with clock("optimizer"):
             found = self.solver.step(evaluate, lr, trained)
@@ -83,7 +83,7 @@ class Objective:
 
     def __init__(
         self,
-        sharded: Sharded,
+        model: Model,
         totals: "Totals",
         micro_batches: Sequence[Batch],
         phase: Phase,
@@ -91,7 +91,7 @@ class Objective:
         stop: bool,
         clock: Clock,
     ) -> None:
-        self.sharded, self.totals, self.micro_batches = sharded, totals, micro_batches
+        self.model, self.totals, self.micro_batches = model, totals, micro_batches
         self.phase, self.trained, self.stop, self.clock = phase, trained, torch.tensor(float(stop)), clock
         self.weights, self.scale = self._weights()
         self.states: Mapping[int, Mapping[str, Tensor]] = {}  # of the first evaluation: new rows of the streams
@@ -99,25 +99,22 @@ class Objective:
     def __call__(self, clip: float = 0.0) -> Evaluation:
         """Forward and backward, and what they found over the world. Collective."""
         with self.clock("compute"):
-            passed = self.sharded.run(self.micro_batches, phase=self.phase.name, weights=self.weights)
+            passed = self.model.run(self.micro_batches, phase=self.phase.name, weights=self.weights)
         self.states = self.states or passed.states
         return self._sum_up(passed, clip)
 
     def _sum_up(self, passed: Passed, clip: float) -> Evaluation:
         """Sums of the ranks to means, and the gradients to those of the mean objective."""
-        gradients = local_gradients([self.sharded.parameters[name] for name in self.trained])
-        share = square_share(gradients, [self.sharded.holders[name] for name in self.trained])
+        share = self.model.square(self.trained)
         sums, (square, stops) = self.totals(passed.terms, share, self.stop, phase=self.phase.name)
         means = {name: value / count for name, (value, count) in sums.items() if count}
         count = self._count(sums)
         factor = self.scale or 1.0 / count
         norm = square**0.5 * factor
-        if gradients:
-            torch._foreach_mul_(gradients, factor * clip_factor(norm, clip))
-        loss = sum(weight * means[name] for name, weight in self.sharded.entry.objective.items())
-        return Evaluation(
-            loss, means, count, norm, dict(zip(self.trained, gradients, strict=True)), passed.update, stops > 0
-        )
+        self.model.scale(self.trained, factor * clip_factor(norm, clip))
+        loss = sum(weight * means[name] for name, weight in self.model.entry.objective.items())
+        parts = self.model.parts(self.trained)
+        return Evaluation(loss, means, count, norm, parts, passed.update, stops > 0)
 
     def _weights(self) -> tuple[Mapping[str, float], float]:
         """Weight of each term's sum in what is differentiated, and what the gradient is then multiplied by.
@@ -125,12 +122,12 @@ class Objective:
         Of one term the count is divided by after backward (0.0 says so). Several terms with counts of their own must
         be weighed against each other before it, so their counts are asked of the batch. Collective over the world.
         """
-        entry = self.sharded.entry
+        entry = self.model.entry
         if len(entry.objective) == 1:
             return entry.objective, 0.0
         if entry.counts is None:
             raise ValueError(f"the objective of {entry.name} has several terms, so the entry needs `counts`")
-        mesh, found = self.sharded.mesh, [entry.counts(batch) for batch in self.micro_batches]
+        mesh, found = self.model.mesh, [entry.counts(batch) for batch in self.micro_batches]
         each = [torch.stack([torch.as_tensor(one[name]).double() for one in found]) for name in entry.objective]
         flat = torch.stack(each).sum(1)
         flat = flat.to(mesh.device) * (mesh.layout.data / mesh.layout.world_size)  # ranks that share samples count once
@@ -141,7 +138,7 @@ class Objective:
 
     def _count(self, sums: Mapping[str, tuple[float, float]]) -> float:
         """Items of the objective's first term."""
-        objective = self.sharded.entry.objective
+        objective = self.model.entry.objective
         check_counts({name: sums[name][1] for name in objective})
         return sums[next(iter(objective))][1]
 
@@ -160,8 +157,8 @@ def check_counts(counts: Mapping[str, float]) -> None:
 class Totals:
     """Sums terms over the data ranks, and other scalars over the world, in one all-reduce of float64."""
 
-    def __init__(self, sharded: Sharded) -> None:
-        self.sharded = sharded
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self.names: dict[str, list[str]] = {}  # phase -> its terms
 
     def __call__(
@@ -169,12 +166,12 @@ class Totals:
     ) -> tuple[dict[str, tuple[float, float]], list[float]]:
         """({name: (sum, count)}, the other scalars' sums). Collective over the world."""
         names = self._agree(terms, phase)
-        device = self.sharded.mesh.device
+        device = self.model.mesh.device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         pairs = [x for name in names for x in terms.get(name, (zero, zero))]
         flat = torch.stack([x.to(device, torch.float64) for x in (*pairs, *others)])
-        flat[: len(pairs)] /= self.sharded.mesh.layout.tensor  # every tensor rank has the same terms
-        self.sharded.mesh.sum(flat)
+        flat[: len(pairs)] /= self.model.mesh.layout.tensor  # every tensor rank has the same terms
+        self.model.mesh.sum(flat)
         values = flat.tolist()
         sums = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(names)}
         return sums, values[len(pairs) :]
@@ -183,7 +180,7 @@ class Totals:
         """The terms' names in a phase, which under a pipeline only one stage knows; learnt at the first call."""
         if phase not in self.names:
             self.names[phase] = list(terms)
-            if group := self.sharded.mesh.group("pipeline"):
+            if group := self.model.mesh.group("pipeline"):
                 stages: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
                 dist.all_gather_object(stages, self.names[phase], group=group)
                 self.names[phase] = max(stages, key=len)

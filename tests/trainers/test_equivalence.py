@@ -7,7 +7,7 @@ import pytest
 import torch
 from shardwright.jobs.verify import verify
 from shardwright.models.program import Result
-from shardwright.trainers import gradients, parallelize, step
+from shardwright.trainers import parallelize
 from shardwright.trainers.layout import parse_strategy
 from shardwright.trainers.sharded import Sharded
 from shardwright.trainers.terms import Passed
@@ -82,8 +82,10 @@ def wrong_scale() -> None:
 
 def local_clipping() -> None:
     """Each rank clips by the norm of its own shards."""
-    original = gradients.square_share
-    step.square_share = lambda found, holders: original(found, [1] * len(holders)) / torch.distributed.get_world_size()
+    from shardwright.trainers import sharded
+
+    whole = sharded.square_share
+    sharded.square_share = lambda found, holders: whole(found, [1] * len(holders)) / torch.distributed.get_world_size()
 
 
 def mean_of_means() -> None:
