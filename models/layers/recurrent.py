@@ -7,8 +7,6 @@ rank computes its own of a step, and the next step's gates need them all: one sm
 B samples, T steps, I inputs, H units (h of this rank).
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -123,7 +121,7 @@ class GRU(nn.Module):
         return candidate + update * (own - candidate)
 
 
-def by_gate(weight: Any) -> Tensor:
+def by_gate(weight: Tensor) -> Tensor:
     """[H, gates, ...] as torch's kernels have it, [gates * H, ...]."""
     result: Tensor = weight.transpose(0, 1).flatten(0, 1)
     return result

@@ -33,25 +33,23 @@ class LSTMConfig:
 
 
 PRESETS = {
-    "tiny": LSTMConfig(vocab_size=256, width=64, dropout=0.1, within=0.1),
+    "tiny": LSTMConfig(vocab_size=256, width=64, dropout=0.1, within=0.2),
     "small": LSTMConfig(width=200, dropout=0.0, within=0.1),
     "medium": LSTMConfig(),
     "large": LSTMConfig(width=1500, dropout=0.65, within=0.04),
 }
 
 
-def layer(inputs: int, width: int, gates: int = 4) -> dict[str, Shape]:
+def layer(inputs: int, width: int) -> dict[str, Shape]:
     """Of one recurrent layer."""
-    return {"input_weight": (width, gates, inputs), "hidden_weight": (width, gates, width), "bias": (width, gates)}
+    return {"input_weight": (width, 4, inputs), "hidden_weight": (width, 4, width), "bias": (width, 4)}
 
 
 def shapes(config: LSTMConfig) -> dict[str, Shape]:
     """Every parameter of the Program; the projection's last column is its bias."""
-    return of.within(
-        **{"embed.tokens": {"weight": (config.vocab_size, config.width)}},
-        **{f"layers.{index}.cell": layer(config.width, config.width) for index in range(config.layers)},
-        head={"weight": (config.vocab_size, config.width + 1)},
-    )
+    modules: dict[str, dict[str, Shape]] = {"embed.tokens": {"weight": (config.vocab_size, config.width)}}
+    modules |= {f"layers.{index}.cell": layer(config.width, config.width) for index in range(config.layers)}
+    return of.within(**modules, head={"weight": (config.vocab_size, config.width + 1)})
 
 
 def parameters(config: LSTMConfig) -> int:
@@ -78,7 +76,8 @@ def activations(config: LSTMConfig, samples: int, tokens: int, element: int) -> 
 
 def ends(config: LSTMConfig, samples: int, tokens: int, element: int) -> tuple[int, int]:
     """Bytes that the projection and the loss keep for backward, and that the loss's backward needs more."""
-    return head_bytes(config.vocab_size, config.width + 1, samples * tokens, 0, element)
+    width = config.width + 1
+    return head_bytes(config.vocab_size, width, samples * tokens, 2 * width * element)
 
 
 def boundary(config: LSTMConfig, samples: int, tokens: int) -> Boundary:
