@@ -16,6 +16,7 @@ from ..models.catalog import configure, find, refusal
 from ..models.entry import Entry
 from ..trainers.data.samples.shipped import SHIPPED
 from ..trainers.data.sources import check_source, is_packed
+from ..trainers.groups import check_patterns, check_trained, group_of, read_groups
 from ..trainers.layout import AXES, Layout, resolve
 from ..trainers.portions import divisors
 from .load import Loaded
@@ -45,6 +46,7 @@ def check_job(job: Loaded) -> Checked:
     check_portions(job, entry, layout)
     check_text(job, entry, config)
     check_trace(job)
+    check_groups(job, entry, config)
     return Checked(entry, config, layout)
 
 
@@ -176,6 +178,17 @@ def check_trace(job: Loaded) -> None:
     first, colon, last = job.spec.train.trace.partition(":")
     if colon and not 0 < int(first) <= int(last):
         raise refuse(job, "train.trace", "is not first:last with 1 <= first <= last")
+
+
+def check_groups(job: Loaded, entry: Entry, config: Any) -> None:
+    """The groups of [optimizer.groups]; that each fits a parameter, where the entry names those."""
+    keys = [key for key in job.origins if key.startswith("optimizer.groups.")]
+    with blaming(job, *keys):
+        groups = read_groups(job.spec.optimizer.groups)
+        if entry.shapes is not None:
+            names = entry.shapes(config)
+            check_patterns(groups, names)
+            check_trained(groups, [name for name in names if not group_of(groups, name).frozen])
 
 
 def check_data(job: Loaded) -> None:
