@@ -1,5 +1,6 @@
 """Does an entry learn from its real data? A short run of the trainer's own step in one process, and held-out terms."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from shardwright.models.catalog import configure, find
@@ -26,7 +27,32 @@ from shardwright.trainers.world import Worker
 SCHEDULE = ScheduleOptions(name="cosine", warmup=10)
 
 
-def learn(
+@dataclass(frozen=True)
+class Trained:
+    """An entry after a short run."""
+
+    sharded: Sharded
+    streams: Streams
+    source: Data
+    terms: list[dict[str, float]]  # of each step
+
+
+def learn(worker: Worker, name: str, steps: int, batch: int = 32, batches: int = 4, **options: Any) -> dict[str, Any]:
+    """Train an entry; call it as `ranks(learn, 1, deadline=120, name="mlp", steps=200)`.
+
+    Args:
+        batches: of held-out data; the others as in `train`.
+
+    Returns:
+        "first" and "last": the terms of the first and of the last ten steps, averaged; "held_out": terms, where there
+        is held-out data.
+    """
+    made = train(worker, name, steps, batch, **options)
+    held_out = _held_out(made.sharded, made.streams, made.source, batch, batches)
+    return {"first": _mean(made.terms[:10]), "last": _mean(made.terms[-10:]), "held_out": held_out}
+
+
+def train(
     worker: Worker,
     name: str,
     steps: int,
@@ -35,18 +61,12 @@ def learn(
     config: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     optimizer: dict[str, Any] | None = None,
-    batches: int = 4,
-) -> dict[str, Any]:
-    """Train an entry; call it as `ranks(learn, 1, deadline=120, name="mlp", steps=200)`.
+) -> Trained:
+    """Train an entry in one process, for a test that looks at what came out.
 
     Args:
         batch: samples of a step.
         data, optimizer: fields of the options that differ from the entry's data set and AdamW at 3e-3.
-        batches: of held-out data.
-
-    Returns:
-        "first" and "last": the terms of the first and of the last ten steps, averaged; "held_out": terms, where there
-        is held-out data.
     """
     entry = find(name)
     sizes = configure(entry, preset, config or {})
@@ -78,8 +98,7 @@ def learn(
         step(done, loader.load(done), False, Clock(), isinstance(order, Lanes) and done % order.turns == 0).terms
         for done in range(steps)
     ]
-    held_out = _held_out(sharded, streams, source, batch, batches)
-    return {"first": _mean(found[:10]), "last": _mean(found[-10:]), "held_out": held_out}
+    return Trained(sharded, streams, source, found)
 
 
 def _data(kind: str, name: str, slots: int, options: dict[str, Any]) -> Data:
