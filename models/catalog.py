@@ -21,6 +21,7 @@ ENTRIES: Mapping[str, str] = {
     "mixtral": "shardwright.models.mixtral.entry:ENTRY",
     "bert": "shardwright.models.bert.entry:ENTRY",
     "t5": "shardwright.models.t5.entry:ENTRY",
+    "longformer": "shardwright.models.longformer.entry:ENTRY",
     "vit": "shardwright.models.vit.entry:ENTRY",
     "gat": "shardwright.models.gat.entry:ENTRY",
     "rbm": "shardwright.models.rbm.entry:ENTRY",

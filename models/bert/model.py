@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..draw import dropout
-from ..layers.encoder import EPSILON, Attention, MaskedHead, PostNormBlock, initialise
+from ..layers.encoder import Attention, MaskedHead, PostNormBlock, initialise
 from .entry import BertConfig
 from .pretraining import Pairs, pairs
 
 Terms = dict[str, tuple[Tensor, Tensor]]
+EPSILON = 1e-12  # of the layer norms
 
 
 class Bert(nn.Module):
@@ -68,7 +69,7 @@ class Bert(nn.Module):
 def block(config: BertConfig, name: str) -> PostNormBlock:
     """One block under its name."""
     attention = Attention(config.width, config.heads, config.dropout, f"{name}.attention")
-    return PostNormBlock(attention, config.width, config.hidden, config.dropout, name)
+    return PostNormBlock(attention, config.width, config.hidden, config.dropout, EPSILON, name)
 
 
 class Embed(nn.Module):
@@ -96,7 +97,7 @@ class Heads(nn.Module):
 
     def __init__(self, config: BertConfig, weight: Tensor) -> None:
         super().__init__()
-        self.tokens = MaskedHead(config.width, weight)
+        self.tokens = MaskedHead(config.width, weight, EPSILON)
         self.pool, self.next = nn.Linear(config.width, config.width), nn.Linear(config.width, 2)
 
     def forward(self, x: Tensor, wanted: Pairs | None) -> Terms | dict[str, Tensor]:

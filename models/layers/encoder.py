@@ -13,8 +13,6 @@ from ..axes import ALONE, Axes
 from ..draw import dropout
 from .attention import Drop, attention
 
-EPSILON = 1e-12  # of layer norms that stand behind a branch (BERT and what follows it)
-
 
 class Attention(nn.Module):
     """Every token attends to all tokens of its sample: [B, T, C] to [B, T, C].
@@ -57,11 +55,13 @@ class MLP(nn.Module):
 class PostNormBlock(nn.Module):
     """x = norm(x + branch(x)) for attention and MLP (Vaswani et al. 2017); x [B, T, C]."""
 
-    def __init__(self, attention: nn.Module, width: int, hidden: int, dropout: float, name: str) -> None:
+    def __init__(
+        self, attention: nn.Module, width: int, hidden: int, dropout: float, epsilon: float, name: str
+    ) -> None:
         super().__init__()
         self.name, self.dropout = name, dropout
-        self.attention, self.attention_norm = attention, nn.LayerNorm(width, eps=EPSILON)
-        self.mlp, self.mlp_norm = MLP(width, hidden), nn.LayerNorm(width, eps=EPSILON)
+        self.attention, self.attention_norm = attention, nn.LayerNorm(width, eps=epsilon)
+        self.mlp, self.mlp_norm = MLP(width, hidden), nn.LayerNorm(width, eps=epsilon)
 
     def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
         x = self.attention_norm(x + self.drop(self.attention(x, key), key, "attention"))
@@ -75,9 +75,10 @@ class PostNormBlock(nn.Module):
 class MaskedHead(nn.Module):
     """Guesses tokens: dense, GELU, norm, then the token embedding with a bias of its own as projection."""
 
-    def __init__(self, width: int, weight: Tensor) -> None:
+    def __init__(self, width: int, weight: Tensor, epsilon: float) -> None:
+        """Take the projection [V, C], the token embedding's weight."""
         super().__init__()
-        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=EPSILON)
+        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=epsilon)
         self.weight, self.bias = weight, nn.Parameter(torch.zeros(weight.shape[0]))
 
     def forward(self, x: Tensor) -> Tensor:

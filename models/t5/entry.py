@@ -204,6 +204,6 @@ ENTRY = Entry(
     boundary=boundary,
     tensor=tensor,
     divides={"tensor": "heads"},
-    tied=tied,
+    tied_by=tied,
     weights="shardwright.models.t5.weights:TRANSLATION",
 )
