@@ -33,7 +33,7 @@ def test_every_name_of_the_catalog_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gtp2", "there is no model 'gtp2' .did you mean 'gpt2'. known: gpt2., or package.module:object of your own"),
+        ("gtp2", "there is no model 'gtp2' .did you mean 'gpt2'. known: .*gpt2.*., or package.module:object of your own"),
         ("no.such.module:ENTRY", "there is no module 'no' on the import path"),
         ("shardwright.models.gpt2.entry:NOTHING", "has no object 'NOTHING'"),
         ("shardwright.models.gpt2.entry:PRESETS", "is a dict, expected a shardwright.Entry"),
@@ -111,6 +111,8 @@ def test_an_entry_that_says_nothing_cannot_be_cut() -> None:
     assert legal(OWN, Sizes()) == {
         "tensor": "own has no tensor plan, so only tensor=1 is possible",
         "pipeline": "own names no units and boundary to cut it at, so only pipeline=1 is possible",
+        "context": "own names no batch tensors whose tokens could be split, so only context=1 is possible",
+        "expert": "own has no experts, so only expert=1 is possible",
     }
     assert refusal(OWN, Sizes(), "tensor", 1) == refusal(OWN, Sizes(), "shard", 4) == ""
     assert refusal(OWN, Sizes(), "tensor", 2) == "tensor=2: own has no tensor plan, so only tensor=1 is possible"
@@ -125,7 +127,12 @@ def test_units_alone_say_how_many_stages_there_can_be() -> None:
 
 def test_degrees_and_sentences_of_the_entry_are_used() -> None:
     config = PRESETS["tiny"]
-    assert legal(ENTRY, config) == {"tensor": (1, 2, 4), "pipeline": (1, 2, 3, 4, 5, 6)}
+    assert legal(ENTRY, config) == {
+        "tensor": (1, 2, 4),
+        "pipeline": (1, 2, 3, 4, 5, 6),
+        "context": (),
+        "expert": "gpt2 has no experts, so only expert=1 is possible",
+    }
     assert refusal(ENTRY, config, "tensor", 4) == ""
     assert refusal(ENTRY, config, "tensor", 3) == "tensor=3 does not divide heads=4 (legal: 1, 2, 4)"
     assert refusal(ENTRY, config, "pipeline", 7) == "pipeline=7 is more than the 6 units of gpt2 (legal: 1 to 6)"
@@ -133,7 +140,18 @@ def test_degrees_and_sentences_of_the_entry_are_used() -> None:
     assert refusal(refused, config, "tensor", 2) == "tensor=2: its input gradient has no graph"
 
 
+def test_a_degree_divides_every_size_that_is_named() -> None:
+    llama = find("llama")
+    config = configure(llama, "", {"hidden": 90, "heads": 8, "kv_heads": 8})
+    assert legal(llama, config)["tensor"] == (1, 2)
+    assert refusal(llama, config, "tensor", 4) == "tensor=4 does not divide hidden=90 (legal: 1, 2)"
+    assert refusal(llama, config, "ulysses", 4) == ""
+    assert "names no heads to swap for tokens" in refusal(OWN, Sizes(), "ulysses", 2)
+
+
 def test_the_listing_tells_sizes_and_splits() -> None:
     (gpt2,) = [entry for entry in listing() if entry["name"] == "gpt2"]
-    assert gpt2["presets"]["tiny"] == {"parameters": 842496, "tensor": (1, 2, 4), "pipeline": (1, 2, 3, 4, 5, 6)}
+    found = gpt2["presets"]["tiny"]
+    assert found["parameters"] == 842496
+    assert {name: found[name] for name in ("tensor", "pipeline")} == {"tensor": (1, 2, 4), "pipeline": (1, 2, 3, 4, 5, 6)}
     assert list(gpt2["presets"]) == list(PRESETS)

@@ -22,6 +22,7 @@ from shardwright.models.gpt2.entry import (
     units,
 )
 from shardwright.models.gpt2.model import GPT2
+from shardwright.models.layers.tokens import Tokens
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -91,7 +92,7 @@ def test_activations_are_the_bytes_that_a_block_keeps(dropout: float, dtype: tor
     x = torch.randn(8, 128, config.width, dtype=dtype, requires_grad=True)
     key = torch.zeros(8, 2, dtype=torch.int32)
     with kept(*block.parameters()) as storages:
-        y = block(x, key)
+        y = block(x, key, Tokens(128))
     assert y.shape == x.shape
     assert activations(config, 8, 128, dtype.itemsize) == pytest.approx(sum(storages.values()), rel=0.02)
 
@@ -124,6 +125,9 @@ def test_the_plan_names_modules_that_exist() -> None:
     for patterns in (plan.columns, plan.rows, plan.inputs):
         for pattern in patterns:
             assert sum(fnmatchcase(name, pattern) for name in names) == TINY.layers, pattern
+    weights = [name for name, _ in built(TINY).named_parameters(remove_duplicate=False)]
+    for pattern in (*plan.vocabulary, *plan.between):
+        assert any(fnmatchcase(name, pattern) for name in weights), pattern
     linear = {name for name, module in built(TINY).named_modules() if isinstance(module, nn.Linear)}
     split = {name for name in linear if any(fnmatchcase(name, p) for p in (*plan.columns, *plan.rows))}
     assert split == linear

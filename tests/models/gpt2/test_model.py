@@ -8,6 +8,7 @@ from shardwright.models.axes import Axes, Axis
 from shardwright.models.draw import dropout, keys
 from shardwright.models.gpt2.entry import ENTRY, GPT2Config, boundary
 from shardwright.models.gpt2.model import GPT2
+from shardwright.models.layers.tokens import Tokens
 from shardwright.models.program import build
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -166,7 +167,8 @@ def test_every_dropout_draws_under_its_own_name(monkeypatch: pytest.MonkeyPatch)
         names.append(name)
         return dropout(x, p, key, name, *place)
 
-    monkeypatch.setattr("shardwright.models.gpt2.model.dropout", listening)
+    for module in ("gpt2.model", "layers.attention"):
+        monkeypatch.setattr(f"shardwright.models.{module}.dropout", listening)
     program(0.3)(batch())
     assert len(names) == len(set(names)) == 1 + 3 * CONFIG.layers
 
@@ -187,9 +189,9 @@ def test_a_recomputed_block_draws_again_what_it_drew() -> None:
     for recompute in (False, True):
         block = program(0.4).blocks["0"]
         if recompute:
-            y = checkpoint(block, x, key, use_reentrant=False, preserve_rng_state=False)
+            y = checkpoint(block, x, key, Tokens(20), use_reentrant=False, preserve_rng_state=False)
         else:
-            y = block(x, key)
+            y = block(x, key, Tokens(20))
         y.square().sum().backward()
         gradients.append([weight.grad for weight in block.parameters()])
     torch.testing.assert_close(*gradients, rtol=0.0, atol=0.0)
