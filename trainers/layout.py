@@ -12,6 +12,7 @@ from typing import Any
 
 from ..models import catalog
 from ..models.entry import Entry
+from .engines import limits
 from .options import ParallelOptions
 from .pipeline_order import schedule_of
 
@@ -235,4 +236,5 @@ def refusal(entry: Entry, config: Any, layout: Layout) -> str:
             f"sequence: {entry.name} names no parameters between its split layers (TensorPlan.between), "
             "so every rank of the tensor axis holds all tokens there"
         )
+    reasons.append(limits.refusal(entry, layout))
     return next((reason for reason in reasons if reason), "")
