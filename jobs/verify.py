@@ -20,6 +20,7 @@ from ..trainers.world import Worker
 
 MICRO_BATCHES = 2  # of a data rank in one step
 SAMPLES = 2  # of a micro-batch
+COUPLED = 8  # of one whose samples are coupled: normalised over two, each value is +1 or -1 but for rounding
 TOKENS = 16  # of a sample, at most
 
 
@@ -122,5 +123,6 @@ def own_batches(entry: Entry, data: str, portions: int, steps: int) -> list[list
         )
     dataset = open_data(DataOptions(name=data), entry.data).train
     order = Order(len(dataset), seed=0)
-    loader = Loader(dataset, order, 0, SAMPLES * portions, data_rank=0, data_degree=1, micro_batch=SAMPLES)
+    each = SAMPLES if entry.coupled == "none" else COUPLED
+    loader = Loader(dataset, order, 0, each * portions, data_rank=0, data_degree=1, micro_batch=each)
     return [list(loader.load(step)) for step in range(steps)]
