@@ -342,11 +342,13 @@ def data_show(asked: Namespace) -> int:
 
 def verify_model(asked: Namespace) -> int:
     """Compare strategies of a model with one process; exit code 1 when any of them is not equal to it."""
-    if asked.all:
-        return verify_all(asked)
     from .cluster.verify import HEADER, row, verify
     from .jobs.spec import JobError
 
+    if asked.all and asked.dtype != "fp32":
+        raise JobError("--all fills the support matrix, which is in fp32; name a model for --dtype")
+    if asked.all:
+        return verify_all(asked)
     if not asked.model:
         raise JobError("name a model of `shardwright models`, or say --all")
     names = [name for word in asked.strategies for name in word.split(",") if name] or None
@@ -354,7 +356,8 @@ def verify_model(asked: Namespace) -> int:
     try:
         if not asked.json:
             print(HEADER)
-        found = verify(asked.model, names, preset=asked.preset, data=asked.data, paths=(str(Path.cwd()),), found=tell)
+        options = {"preset": asked.preset, "data": asked.data, "dtype": asked.dtype}
+        found = verify(asked.model, names, **options, paths=(str(Path.cwd()),), found=tell)
     except ValueError as error:
         raise JobError(str(error)) from error
     if asked.json:

@@ -199,6 +199,12 @@ def add_proof_verbs(verbs: Any, calls: Calls) -> None:
     verb.add_argument("--strategies", metavar="A,B", nargs="+", default=[], help=STRATEGIES)
     verb.add_argument("--preset", default="", help="named sizes of the entry (default: the first)")
     verb.add_argument("--data", default="", help="package.module:object of samples, for a model that reads its own")
+    verb.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=("fp32", "bf16"),
+        help="of forward and backward under the strategies; one process computes in fp32 (default: fp32)",
+    )
     add_json(verb)
 
 

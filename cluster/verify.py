@@ -11,6 +11,7 @@ from typing import Any
 
 from ..models.catalog import configure, find
 from ..models.entry import Entry
+from ..trainers.engines.limits import dtype_refusal
 from ..trainers.layout import Layout, parse_strategy, refusal
 from ..trainers.options import OptimizerOptions
 from .call import RankFailure
@@ -23,7 +24,8 @@ STRATEGIES = (
     *("context2_gather", "context2_ulysses", "expert2", "zero3x2_tensor2_pipeline2"),
 )
 ENGINES = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fairscale_oss", "horovod")
-TOLERANCE = 1e-5  # of the loss, of gradients relative to the largest one, and of the weights
+TOLERANCE = 1e-5  # in fp32: of the loss, of gradients relative to the largest one, and of the weights
+LOSS_TOLERANCE = {"fp32": TOLERANCE, "bf16": 2e-3}  # in bf16 the other differences are reported, and not judged
 NOT_FINITE = "a loss, a gradient or a weight is not finite, or is missing on one side"
 DEADLINE = 120.0  # seconds of one strategy
 
@@ -49,6 +51,7 @@ class Verification:
 
     model: str
     strategies: tuple[Verdict, ...]
+    dtype: str = "fp32"
 
     @property
     def ok(self) -> bool:
@@ -56,17 +59,24 @@ class Verification:
         return all(verdict.ok or verdict.refused for verdict in self.strategies)
 
     def to_json(self) -> str:
-        """{"model", "strategies": [{"name", "world_size", "loss_diff", "grad_diff", "weight_diff", "ok", ...}]}."""
-        return json.dumps({"model": self.model, "strategies": [asdict(v) for v in self.strategies]}, indent=1)
+        """{"model", "dtype", "strategies": [{"name", "world_size", "loss_diff", "grad_diff", "ok", ...}]}."""
+        cells = [asdict(verdict) for verdict in self.strategies]
+        return json.dumps({"model": self.model, "dtype": self.dtype, "strategies": cells}, indent=1)
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"{self.model}: differences from one process, at most {TOLERANCE:g} each", HEADER, *self.rows()]
-        )
+        return "\n".join([f"{self.model}: {bounds(self.dtype)}", HEADER, *self.rows()])
 
     def rows(self) -> list[str]:
         """One line a strategy."""
         return [row(verdict) for verdict in self.strategies]
+
+
+def bounds(dtype: str) -> str:
+    """What is judged, in words."""
+    if dtype == "fp32":
+        return f"differences from one process, at most {TOLERANCE:g} each"
+    bound = f"at most {LOSS_TOLERANCE[dtype]:g} of the loss"
+    return f"differences of {dtype} from one process in fp32, {bound}; the others are reported"
 
 
 HEADER = f"{'strategy':28} {'ranks':>5} {'loss':>9} {'gradient':>9} {'weight':>9} {'update':>9}"
@@ -88,6 +98,7 @@ def verify(
     config: Mapping[str, Any] | None = None,
     data: str = "",
     optimizer: OptimizerOptions | None = None,
+    dtype: str = "fp32",
     paths: tuple[str, ...] = (),
     found: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Verification:
@@ -99,6 +110,7 @@ def verify(
             STRATEGIES that the entry can be laid out for.
         data: a data.name, where it is not the entry's own.
         optimizer: the job's own; AdamW with the defaults.
+        dtype: of the strategies' forward and backward; the reference is one process in fp32.
         paths: where the user's modules are found.
         found: called with each verdict as it comes.
 
@@ -109,14 +121,14 @@ def verify(
         entry = find(model)
         sizes = configure(entry, preset, config or {})
         asked = possible(entry, sizes) if strategies is None else strategies
-        layouts = {name: checked(entry, sizes, name) for name in asked}
-    payload = payload_of(model, preset, config or {}, data, optimizer or OptimizerOptions())
+        layouts = {name: checked(entry, sizes, name, dtype) for name in asked}
+    payload = payload_of(model, preset, config or {}, data, optimizer or OptimizerOptions(), dtype)
     with Pool(["shardwright.jobs.verify"], paths=paths) as pool:
-        return Verification(model, tuple(judge_all(pool, layouts, payload, found)))
+        return Verification(model, tuple(judge_all(pool, layouts, payload, found)), dtype)
 
 
 def payload_of(
-    model: str, preset: str, config: Mapping[str, Any], data: str, optimizer: OptimizerOptions
+    model: str, preset: str, config: Mapping[str, Any], data: str, optimizer: OptimizerOptions, dtype: str = "fp32"
 ) -> dict[str, Any]:
     """What the ranks are told, but for the strategies."""
     return {
@@ -125,6 +137,7 @@ def payload_of(
         "config": dict(config),
         "data": data,
         "optimizer": asdict(optimizer),
+        "dtype": dtype,
     }
 
 
@@ -133,14 +146,14 @@ def possible(entry: Entry, config: Any) -> list[str]:
     return [name for name in STRATEGIES if not refusal(entry, config, parse_strategy(name))]
 
 
-def checked(entry: Entry, config: Any, strategy: str) -> Layout:
+def checked(entry: Entry, config: Any, strategy: str, dtype: str = "fp32") -> Layout:
     """The layout that a strategy names, if the entry can be laid out so.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it cannot, or its engine does not compute in that dtype.
     """
     layout = parse_strategy(strategy)
-    if reason := refusal(entry, config, layout):
+    if reason := refusal(entry, config, layout) or dtype_refusal(layout.engine, dtype):
         raise ValueError(reason)
     return layout
 
@@ -175,14 +188,16 @@ def judge(pool: Pool, strategies: Sequence[str], world_size: int, payload: Mappi
         if len(strategies) > 1:
             return [verdict for name in strategies for verdict in judge(pool, [name], world_size, payload)]
         return [Verdict(strategies[0], world_size, None, None, None, None, ok=False, reason=str(error))]
-    return [verdict_of(name, world_size, found[name]) for name in strategies]
+    return [verdict_of(name, world_size, found[name], payload["dtype"]) for name in strategies]
 
 
-def verdict_of(strategy: str, world_size: int, differences: Mapping[str, float | None]) -> Verdict:
-    """Differences held against the bound; what is not finite travels as null."""
+def verdict_of(strategy: str, world_size: int, differences: Mapping[str, float | None], dtype: str = "fp32") -> Verdict:
+    """Differences held against the bounds; what is not finite travels as null."""
     loss, gradient, weight, update = (differences[name] for name in ("loss", "gradient", "weight", "update"))
     figures = (loss, gradient, weight, update)
-    ok = all(value is not None and value <= TOLERANCE for value in figures)
+    judged = figures if dtype == "fp32" else (loss,)
+    close = all(value is not None and value <= LOSS_TOLERANCE[dtype] for value in judged)
+    ok = close and None not in figures
     return Verdict(strategy, world_size, loss, gradient, weight, update, ok, NOT_FINITE if None in figures else "")
 
 

@@ -25,10 +25,17 @@ TOKENS = 16  # of a sample, at most
 
 
 def verify(
-    worker: Worker, model: str, preset: str, config: dict[str, Any], data: str, strategy: str, optimizer: dict[str, Any]
+    worker: Worker,
+    model: str,
+    preset: str,
+    config: dict[str, Any],
+    data: str,
+    strategy: str,
+    optimizer: dict[str, Any],
+    dtype: str = "fp32",
 ) -> dict[str, float] | None:
     """The differences that a strategy makes, on rank 0; arguments as in verify_each."""
-    found = verify_each(worker, model, preset, config, data, [strategy], optimizer)
+    found = verify_each(worker, model, preset, config, data, [strategy], optimizer, dtype)
     return None if found is None else found[strategy]
 
 
@@ -40,6 +47,7 @@ def verify_each(
     data: str,
     strategies: list[str],
     optimizer: dict[str, Any],
+    dtype: str = "fp32",
 ) -> dict[str, dict[str, float]] | None:
     """The differences that each of some strategies of this many ranks makes, on rank 0.
 
@@ -48,6 +56,7 @@ def verify_each(
         data: a data.name, where it is not the entry's own.
         strategies: as parse_strategy reads them.
         optimizer: fields of the job's own [optimizer].
+        dtype: as in [train]; one process computes in fp32 whatever it is.
     """
     entry = find(model)
     sizes = configure(entry, preset, config)
@@ -58,7 +67,7 @@ def verify_each(
         layout = parse_strategy(strategy)
         batches = trial_batches(entry, sizes, data, layout.data * each)
         tokens = batches[0][0]["inputs"].shape[1] if entry.data == "tokens" else 0
-        trial = Trial(entry, sizes, OptimizerOptions(**optimizer), each, tokens)
+        trial = Trial(entry, sizes, OptimizerOptions(**optimizer), each, tokens, dtype=dtype)
         known = partial(_reference, references, trial, batches, layout.data)
         if found := compare(worker, trial, layout, batches, known):
             verdicts[strategy] = asdict(found)
