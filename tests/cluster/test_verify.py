@@ -9,7 +9,7 @@ from shardwright.cluster.pool import Pool
 from shardwright.cluster.verify import judge, verify
 
 SMALL = {"vocab_size": 64, "context": 16, "width": 32, "layers": 2}
-PAYLOAD = {"model": "gpt2", "preset": "", "config": SMALL, "data": "", "optimizer": {}}
+PAYLOAD = {"model": "gpt2", "preset": "", "config": SMALL, "data": "", "optimizer": {}, "dtype": "fp32"}
 
 
 def test_two_strategies_of_gpt2() -> None:
@@ -26,9 +26,26 @@ def test_two_strategies_of_gpt2() -> None:
 
 
 def test_a_difference_above_the_bound_is_not_ok(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(module, "LOSS_TOLERANCE", {"fp32": 1e-12})
     (verdict,) = judge(pool, ["ddp"], 2, PAYLOAD)
     assert not verdict.ok and verdict.loss_diff is not None and not verdict.reason
+
+
+BF16 = ["ddp", "zero1", "zero2", "zero3", "tensor2", "pipeline2"]
+
+
+def test_bf16_is_held_to_its_own_bound_of_the_loss_and_the_rest_is_told() -> None:
+    found = verify("gpt2", BF16, config=SMALL, dtype="bf16")
+    assert found.ok and "at most 0.002 of the loss" in str(found) and json.loads(found.to_json())["dtype"] == "bf16"
+    for verdict in found.strategies:
+        assert verdict.loss_diff is not None and 1e-6 < verdict.loss_diff <= 2e-3  # not fp32 by another name
+        assert verdict.grad_diff is not None and 1e-4 < verdict.grad_diff < 2e-2
+        assert verdict.weight_diff is not None and verdict.update_diff is not None
+
+
+def test_an_engine_that_has_no_such_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match="engine=deepspeed"):
+        verify("gpt2", ["deepspeed_zero1"], config=SMALL, dtype="bf16")
 
 
 def test_ranks_that_fail_are_a_verdict_with_their_traceback(pool: Pool) -> None:
