@@ -146,6 +146,7 @@ def test_the_second_action_is_work_that_the_first_one_left() -> None:
     """GPT-2's blocks: no matrix product is done twice, and each action does half of them."""
     config = configure(find("gpt2"), "tiny", {"dropout": 0.0, "context": 32})
     program = build(find("gpt2"), config)
+    program.embed = program.head = None
     flops = {}
 
     def counted(name: str, work: Callable[[], object]) -> None:
@@ -155,9 +156,7 @@ def test_the_second_action_is_work_that_the_first_one_left() -> None:
 
     def forward() -> tuple[Tensor, Tensor]:
         x = torch.randn(2, 32, config.width, requires_grad=True)
-        y = x
-        for block in program.blocks.values():
-            y = block(y, None)
+        (y,) = program({"inputs": torch.zeros(2, 32, dtype=torch.int64)}, x)
         return x, y
 
     _, y = forward()
