@@ -16,6 +16,7 @@ from ..models.catalog import configure, find, refusal
 from ..models.entry import Entry
 from ..trainers.data.samples.shipped import SHIPPED
 from ..trainers.data.sources import check_source, is_packed
+from ..trainers.engines import limits
 from ..trainers.groups import check_patterns, check_trained, group_of, read_groups
 from ..trainers.layout import AXES, Layout, resolve
 from ..trainers.portions import divisors
@@ -98,7 +99,8 @@ def check_mesh(job: Loaded, entry: Entry, config: Any) -> Layout:
     axes = [f"parallel.{axis}" for axis in AXES if getattr(options, axis) != 1]
     with blaming(job, *axes, "parallel.zero", "resources.workers"):
         layout = resolve(options, job.spec.resources.workers)
-    check_splits(job, entry, config, layout.degrees)
+    check_splits(job, entry, config, layout.degrees | {"pipeline": layout.pipeline})
+    check_engine(job, entry, layout)
     return layout
 
 
@@ -107,6 +109,14 @@ def check_splits(job: Loaded, entry: Entry, config: Any, degrees: Mapping[str, i
     for axis, degree in degrees.items():
         if isinstance(degree, int) and (why := refusal(entry, config, axis, degree)):
             raise JobError(f"job {job.name!r}: {why}{places(job, (f'parallel.{axis}',))}")
+
+
+def check_engine(job: Loaded, entry: Entry, layout: Layout) -> None:
+    """Whether the engine is here, and can do what the mesh and the dtype ask."""
+    if why := limits.refusal(entry, layout):
+        raise JobError(f"job {job.name!r}: {why}{places(job, ('parallel.engine',))}")
+    if why := limits.dtype_refusal(layout.engine, job.spec.train.dtype):
+        raise JobError(f"job {job.name!r}: {why}{places(job, ('parallel.engine', 'train.dtype'))}")
 
 
 def check_portions(job: Loaded, entry: Entry, layout: Layout) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..models.entry import Entry
 from ..models.program import Terms
+from .engines.limits import dtype_refusal, refusal
 from .groups import read_groups
 from .mesh import Mesh
 from .options import OptimizerOptions
@@ -111,7 +112,10 @@ def build_engine(
     Raises:
         ValueError: the engine cannot do what the layout asks; the sentence says why.
     """
-    engine = import_module(f".engines.{mesh.layout.engine}", __package__)
+    layout = mesh.layout
+    if reason := refusal(entry, layout) or dtype_refusal(layout.engine, building.get("dtype", "fp32")):
+        raise ValueError(reason)
+    engine = import_module(f".engines.{layout.engine}", __package__)
     groups = read_groups(optimizer.groups)
     built: Engine = engine.build(entry, config, mesh, optimizer, clip, groups=groups, **building)
     return built

@@ -66,7 +66,8 @@ class Layout:
     @property
     def degrees(self) -> dict[str, int]:
         """Degree of each axis of the mesh, slowest first."""
-        return {axis: getattr(self, axis) for axis in AXES}
+        within = {"pipeline": 1} if self.engine == "fairscale" else {}  # all stages of its Pipe are in one process
+        return {axis: getattr(self, axis) for axis in AXES} | within
 
     @property
     def factors(self) -> str:
@@ -221,7 +222,7 @@ def resolve(options: ParallelOptions, workers: int) -> Layout:
 
 def refusal(entry: Entry, config: Any, layout: Layout) -> str:
     """Why an entry cannot be laid out so, in one sentence; "" where it can."""
-    degrees = layout.degrees | {"expert": layout.expert}
+    degrees = layout.degrees | {"pipeline": layout.pipeline, "expert": layout.expert}
     if layout.attention == "ulysses":
         degrees["ulysses"] = layout.context * layout.tensor if layout.context > 1 else 1
     reasons = [catalog.refusal(entry, config, axis, degree) for axis, degree in degrees.items()]

@@ -65,7 +65,7 @@ def build_mesh(layout: Layout, rank: int, device: torch.device) -> Mesh:
     if world != layout.world_size:
         raise ValueError(f"{layout.factors} = {layout.world_size} ranks, but the world has {world}")
     degrees = {
-        "pipeline": layout.pipeline,
+        "pipeline": layout.degrees["pipeline"],
         "replicate": layout.copies,
         "shard": layout.shards,
         "tensor": layout.tensor,

@@ -28,6 +28,8 @@ WITHOUT_TORCH = (  # and what is read on a machine that only submits, watches an
     "models/layers/sizes.py",
     "trainers/options.py",
     "trainers/groups.py",
+    "trainers/engines/horovod_wheel.py",
+    "trainers/engines/limits.py",
     "trainers/layout.py",
     "trainers/memory.py",
     "trainers/memory_moments.py",

@@ -9,6 +9,7 @@ incompatible, and the update rule is torch's.
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -21,12 +22,14 @@ from ...models.program import Terms, take_apart
 from ..engine import Engine
 from ..layout import Layout
 from ..mesh import Mesh
-from ..optimizers import build_rule, decay_groups
+from ..optimizers import ShardedOptimizer, build_rule, decay_groups
 from ..options import OptimizerOptions
+from ..parallelize import parallelize
 from ..sharded import Sharded
-from ..solvers import Evaluate, Evaluation
-from ..state import persistent_buffers
+from ..solvers import Descent, Evaluate, Evaluation
+from ..state import Live, persistent_buffers
 from ..terms import LOSS, Batch, Passed, add, objective
+from .deepspeed_pipeline import DeepSpeedPipeline
 from .fragments import GRADIENT, WEIGHT, Fragments, Partitions, Shards
 from .plain import whole_model
 
@@ -208,6 +211,20 @@ def owners(sizes: Sequence[int]) -> list[int]:
 
 
 def build(entry: Entry, config: Any, mesh: Mesh, optimizer: OptimizerOptions, clip: float, **building: Any) -> Engine:
-    """ZeRO of an entry. Collective."""
+    """ZeRO of an entry, or its pipeline. Collective."""
+    if mesh.layout.pipeline > 1:
+        return _pipeline(entry, config, mesh, optimizer, clip, **building)
     model = DeepSpeedModel(whole_model(entry, config, mesh, **building), optimizer)
     return Engine(model, DeepSpeedSolver(model, clip), Staged(model))
+
+
+def _pipeline(
+    entry: Entry, config: Any, mesh: Mesh, optimizer: OptimizerOptions, clip: float, **building: Any
+) -> Engine:
+    """The trainer's cut and optimizer, and DeepSpeed's order between them."""
+    alone = replace(mesh, layout=replace(mesh.layout, engine="torch"))
+    sharded = replace(parallelize(entry, config, alone, **building), mesh=mesh)
+    own = ShardedOptimizer(optimizer, sharded.parameters)
+    pipeline = DeepSpeedPipeline(library(), sharded, own.rule, settings(mesh.layout))
+    sharded, solver = replace(sharded, pipeline=pipeline), Descent(own, clip)
+    return Engine(sharded, solver, Live(sharded, solver))

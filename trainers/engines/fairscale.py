@@ -8,7 +8,7 @@ then every gradient is reduced in one fixed order.
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from ..options import OptimizerOptions
 from ..sharded import Sharded
 from ..solvers import Descent
 from ..state import Live
+from .fairscale_pipe import FairScalePipe
 from .plain import whole_model
 
 
@@ -96,9 +97,13 @@ class Owners(Sharded):
 
 def build(entry: Entry, config: Any, mesh: Mesh, optimizer: OptimizerOptions, clip: float, **building: Any) -> Engine:
     """ZeRO-1 of an entry, or its pipeline in one process. Collective."""
+    whole = whole_model(entry, config, mesh, **building)
+    return _pipe(whole, config, optimizer, clip) if mesh.layout.pipeline > 1 else _owners(whole, optimizer, clip)
+
+
+def _owners(whole: Sharded, optimizer: OptimizerOptions, clip: float) -> Engine:
     from fairscale.nn.data_parallel import ShardedDataParallel
 
-    whole = whole_model(entry, config, mesh, **building)
     owners = OwnersOptimizer(optimizer, whole.parameters)
     program = ShardedDataParallel(
         whole.program,
@@ -112,4 +117,11 @@ def build(entry: Entry, config: Any, mesh: Mesh, optimizer: OptimizerOptions, cl
     changed = {"program": program, "sync": OwnersSync(program, owners), "holders": dict.fromkeys(whole.parameters, 1)}
     sharded = Owners(**{field.name: getattr(whole, field.name) for field in fields(whole)} | changed)
     solver = Descent(owners, clip)
+    return Engine(sharded, solver, Live(sharded, solver))
+
+
+def _pipe(whole: Sharded, config: Any, optimizer: OptimizerOptions, clip: float) -> Engine:
+    pipe = FairScalePipe(whole.entry, config, whole.mesh.layout, whole.program, whole.mesh.device)
+    sharded = replace(whole, pipeline=pipe)
+    solver = Descent(ShardedOptimizer(optimizer, sharded.parameters), clip)
     return Engine(sharded, solver, Live(sharded, solver))

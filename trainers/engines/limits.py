@@ -15,7 +15,7 @@ GIVES = {
     "fairscale": "OSS with ShardedDDP (zero = 1 over shard) and Pipe",
     "horovod": "replicas (replicate)",
 }
-DTYPES = {"deepspeed": ("fp32",), "fairscale": ("fp32", "bf16"), "horovod": ("fp32", "bf16")}
+DTYPES = {"deepspeed": ("fp32",), "fairscale": ("fp32",), "horovod": ("fp32", "bf16")}
 
 
 def refusal(entry: Entry, layout: "Layout") -> str:
@@ -74,6 +74,8 @@ def _of_deepspeed(entry: Entry, layout: "Layout") -> Iterator[str]:
         yield f"replicate={layout.replicate} beside zero is not offered by engine=deepspeed; give its workers to shard"
     if layout.zero == 3 and entry.units is None:
         yield f"DeepSpeed gathers a module's parameters by its hooks, and {name} names no units whose hooks would run"
+    if entry.experts:
+        yield f"an expert of {name} may get no token, and DeepSpeed waits for a gradient of every parameter"
     if entry.follows:
         yield f"parameters of {name} follow others outside the optimizer, of which DeepSpeed keeps a copy of its own"
     if layout.pipeline > 1 and entry.streams:

@@ -15,7 +15,9 @@ def whole_model(entry: Entry, config: Any, mesh: Mesh, **building: Any) -> Shard
     Args:
         building: further keywords of `parallelize`.
     """
-    layout = replace(mesh.layout, engine="torch", zero=0, offload=False, shard=1, replicate=mesh.layout.data)
+    layout = replace(
+        mesh.layout, engine="torch", zero=0, offload=False, shard=1, replicate=mesh.layout.data, pipeline=1
+    )
     alone = replace(mesh, layout=layout, devices=None)
     sharded = parallelize(entry, config, alone, **building)
     return replace(sharded, mesh=mesh)
