@@ -15,6 +15,7 @@ from .entry import Entry, load_object
 ENTRIES: Mapping[str, str] = {
     "mlp": "shardwright.models.mlp.entry:ENTRY",
     "resnet18": "shardwright.models.resnet18.entry:ENTRY",
+    "vae": "shardwright.models.vae.entry:ENTRY",
     "lstm": "shardwright.models.lstm.entry:ENTRY",
     "gpt2": "shardwright.models.gpt2.entry:ENTRY",
     "llama": "shardwright.models.llama.entry:ENTRY",
@@ -29,6 +30,8 @@ ENTRIES: Mapping[str, str] = {
     "maml": "shardwright.models.maml.entry:ENTRY",
     "neural_ode": "shardwright.models.neural_ode.entry:ENTRY",
     "ddpm": "shardwright.models.ddpm.entry:ENTRY",
+    "simclr": "shardwright.models.simclr.entry:ENTRY",
+    "byol": "shardwright.models.byol.entry:ENTRY",
 }
 SPLITS = ("tensor", "pipeline", "context", "expert")  # axes that cut a model; the others copy or shard it
 

@@ -14,8 +14,8 @@ from ..layers.shapes import size
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
-    """Sizes of a residual network.
+class FeatureSizes:
+    """Sizes of a residual network below its head.
 
     Raises:
         ValueError: a size is not positive, or blocks and strides differ in length.
@@ -27,13 +27,14 @@ class ResNetConfig:
     stem: Literal["paper", "small"] = size("paper", "7x7 of stride 2 and a pool of stride 2; or, for small images, 3x3")
     channels: int = size(3, "of an image")
     image: int = size(224, "pixels along each side of an image")
-    classes: int = size(1000, "classes that are told apart")
 
     def __post_init__(self) -> None:
         if len(self.blocks) != len(self.strides) or not self.blocks:
             raise ValueError(f"blocks={self.blocks} and strides={self.strides} must name the same stages, at least one")
-        if min(*self.blocks, *self.strides, self.width, self.channels, self.image, self.classes) < 1:
-            raise ValueError(f"{self}: every size must be positive")
+        for name in ("width", "blocks", "strides", "channels", "image"):
+            value = getattr(self, name)
+            if (min(value) if isinstance(value, tuple) else value) < 1:
+                raise ValueError(f"{name}={value} is not positive")
 
     @property
     def layout(self) -> tuple[tuple[int, int, int], ...]:
@@ -59,6 +60,22 @@ class ResNetConfig:
         return tuple(sides)
 
 
+@dataclass(frozen=True)
+class ResNetConfig(FeatureSizes):
+    """Sizes of a residual network that classifies.
+
+    Raises:
+        ValueError: as FeatureSizes, or there is no class.
+    """
+
+    classes: int = size(1000, "classes that are told apart")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes < 1:
+            raise ValueError(f"classes={self.classes} is not positive")
+
+
 PRESETS = {
     "tiny": ResNetConfig(width=4, strides=(1, 2, 2, 1), stem="small", channels=1, image=8, classes=10),
     "imagenet": ResNetConfig(),
@@ -67,7 +84,7 @@ PRESETS = {
 }
 
 
-def convolutions(config: ResNetConfig) -> Iterator[tuple[str, int, int, int, int]]:
+def convolutions(config: FeatureSizes) -> Iterator[tuple[str, int, int, int, int]]:
     """(path, channels in, channels out, pixels along a kernel's side, along the result's side) of each convolution."""
     after = ceil(config.image / 2) if config.stem == "paper" else config.image
     yield "stem.convolution", config.channels, config.width, 7 if config.stem == "paper" else 3, after
@@ -78,7 +95,7 @@ def convolutions(config: ResNetConfig) -> Iterator[tuple[str, int, int, int, int
             yield f"blocks.{index}.shortcut", inputs, outputs, 1, side
 
 
-def feature_shapes(config: ResNetConfig) -> dict[str, Shape]:
+def feature_shapes(config: FeatureSizes) -> dict[str, Shape]:
     """Every parameter of the network below its head: convolutions, each with a norm behind it."""
     found: dict[str, Shape] = {}
     for path, inputs, outputs, kernel, _ in convolutions(config):
@@ -88,12 +105,12 @@ def feature_shapes(config: ResNetConfig) -> dict[str, Shape]:
     return found
 
 
-def feature_units(config: ResNetConfig) -> list[str]:
+def feature_units(config: FeatureSizes) -> list[str]:
     """The stem and each block."""
     return ["stem", *(f"blocks.{index}" for index in range(len(config.layout)))]
 
 
-def feature_flops(config: ResNetConfig) -> float:
+def feature_flops(config: FeatureSizes) -> float:
     """Forward FLOPs of one image: 2 per weight of a kernel and place it is laid on."""
     return sum(
         2.0 * inputs * outputs * kernel**2 * side**2 for _, inputs, outputs, kernel, side in convolutions(config)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..layers.batch_norm import BatchNorm
 from ..layers.classification import Terms, classification
-from .entry import ResNetConfig
+from .entry import FeatureSizes, ResNetConfig
 
 
 class ResNet(nn.Module):
@@ -46,7 +46,7 @@ class ResNet(nn.Module):
 class Features(nn.Module):
     """Images [B, C, S, S] to the last block's feature map [B, features, S', S']."""
 
-    def __init__(self, config: ResNetConfig) -> None:
+    def __init__(self, config: FeatureSizes) -> None:
         super().__init__()
         self.stem: Stem | None = Stem(config)
         self.blocks = nn.ModuleDict({str(index): Block(*block) for index, block in enumerate(config.layout)})
@@ -63,7 +63,7 @@ class Features(nn.Module):
 class Stem(nn.Module):
     """An image to the first feature map."""
 
-    def __init__(self, config: ResNetConfig) -> None:
+    def __init__(self, config: FeatureSizes) -> None:
         super().__init__()
         self.pools = config.stem == "paper"
         kernel, stride = (7, 2) if self.pools else (3, 1)
