@@ -30,6 +30,7 @@ ENTRIES: Mapping[str, str] = {
     "maml": "shardwright.models.maml.entry:ENTRY",
     "neural_ode": "shardwright.models.neural_ode.entry:ENTRY",
     "ddpm": "shardwright.models.ddpm.entry:ENTRY",
+    "dqn": "shardwright.models.dqn.entry:ENTRY",
     "simclr": "shardwright.models.simclr.entry:ENTRY",
     "byol": "shardwright.models.byol.entry:ENTRY",
 }

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..models.entry import Entry, Phase, followers
+from ..models.entry import Entry, Follow, Phase, followers
 from .clock import Clock
 from .engine import Engine, Model, build_engine
 from .follow import Following
@@ -53,6 +53,11 @@ class Trial:
     def descent(self) -> OptimizerOptions:
         """SGD with momentum, in the groups of the job's own optimizer."""
         return replace(SGD, groups=self.optimizer.groups)
+
+    @property
+    def follows(self) -> tuple[Follow, ...]:
+        """What follows what; every second update at least, so that a few steps see what seldom happens."""
+        return tuple(replace(one, every=min(one.every, 2)) for one in followers(self.entry, self.config))
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def _sharded(trial: Trial, mesh: Mesh, batches: Sequence[Sequence[Batch]]) -> Fi
     """The trajectory of the trainer: a few steps of SGD with momentum; and one update of the job's own optimizer."""
     engine, streams = _begin(trial, mesh, trial.descent, batches[0])
     watched = Watched(engine.model, engine.solver)
-    following = Following(followers(trial.entry, trial.config), engine.model.parameters, len(batches))
+    following = Following(trial.follows, engine.model.parameters, len(batches))
     step = Step(engine.model, watched, lambda _: SGD.lr, streams, following)
     losses = [step(index, each, False, Clock(), fresh=index == 0).loss for index, each in enumerate(batches)]
     weights = _whole({**engine.model.weights(), **persistent_buffers(engine.model.program), **streams.tensors()}, mesh)
@@ -271,7 +276,7 @@ def _slots(rows: Mapping[int, Mapping[str, Tensor]], data: int) -> dict[str, Ten
 
 
 def _follow(trial: Trial, parameters: Mapping[str, nn.Parameter], updates: int, steps: int) -> None:
-    for follow in followers(trial.entry, trial.config):
+    for follow in trial.follows:
         for name, target in parameters.items():
             if name.startswith(f"{follow.target}.") and updates % follow.every == 0:
                 decay = follow.decay(updates, steps) if callable(follow.decay) else follow.decay
