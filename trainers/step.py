@@ -5,6 +5,7 @@ the squared gradient norm and the wish to stop; so every rank divides by the sam
 leaves at the same step.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from .clock import Clock
 from .engine import Model
 from .follow import Following
 from .gradients import clip_factor
+from .loss_scale import LossScale
 from .phases import Turns, trains
 from .solvers import Evaluation, Solver
 from .streams import Streams
@@ -35,6 +37,7 @@ class Outcome:
     lr: float
     stop: bool  # some rank was asked to stop
     phase: str = ""
+    skipped: bool = False  # the gradient was not finite in fp16, so nothing moved
 
 
 class Step:
@@ -47,9 +50,10 @@ class Step:
         lr: Callable[[int], float],
         streams: Streams | None = None,
         following: Following | None = None,
+        scale: LossScale | None = None,
     ) -> None:
         self.model, self.solver, self.lr = model, solver, lr
-        self.streams, self.following = streams, following
+        self.streams, self.following, self.scale = streams, following, scale
         self.turns = Turns(model.entry.phases)
         self.totals = Totals(model)
 
@@ -67,15 +71,31 @@ class Step:
         if self.streams is not None:
             micro_batches = self.streams.hand_out(micro_batches, fresh)
         trained = [name for name in self.solver.parameters if trains(phase, name)]
-        evaluate = Objective(self.model, self.totals, micro_batches, phase, trained, stop, clock)
+        scale = None if self.scale is None else self.scale.value
+        evaluate = Objective(self.model, self.totals, micro_batches, phase, trained, stop, clock, scale)
         lr = self.lr(step) * phase.lr
         with clock("optimizer"):
             found = self.solver.step(evaluate, lr, trained)
-            if self.following is not None:
-                self.following.step(step + 1)
-            if self.streams is not None:
-                self.streams.take(evaluate.states)
-        return Outcome(found.loss, found.terms, found.count, found.norm, lr, found.stop, phase.name)
+            if found.usable:
+                self._move_on(step + 1, evaluate.states)
+            if self.scale is not None and trained:
+                self.scale.settle(found.usable, phase.name)
+        stop, skipped = found.stop, not found.usable
+        return Outcome(found.loss, found.terms, found.count, found.norm, lr, stop, phase.name, skipped)
+
+    def updates(self, name: str, steps: int) -> int:
+        """How many of the first steps updated a parameter."""
+        skipped = {} if self.scale is None else self.scale.skipped
+        phases = {phase.name: phase for phase in self.turns.cycle}
+        missed = sum(count for phase, count in skipped.items() if trains(phases[phase], name))
+        return self.turns.updates(name, steps) - missed
+
+    def _move_on(self, updates: int, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """What else an update moves."""
+        if self.following is not None:
+            self.following.step(updates)
+        if self.streams is not None:
+            self.streams.take(states)
 
 
 class Objective:
@@ -90,16 +110,26 @@ class Objective:
         trained: Sequence[str],
         stop: bool,
         clock: Clock,
+        scale: float | None = None,
     ) -> None:
+        """Prepare it.
+
+        Args:
+            scale: what the objective is multiplied by while it is differentiated; a gradient that is not finite then
+                makes an evaluation that is not usable.
+        """
         self.model, self.totals, self.micro_batches = model, totals, micro_batches
         self.phase, self.trained, self.stop, self.clock = phase, trained, torch.tensor(float(stop)), clock
-        self.weights, self.scale = self._weights()
+        self.scale = scale
+        self.told: Mapping[str, float] = {}  # counts of several terms, as the entry told them before forward
+        self.weights, self.factor = self._weights()
         self.states: Mapping[int, Mapping[str, Tensor]] = {}  # of the first evaluation: new rows of the streams
 
     def __call__(self, clip: float = 0.0) -> Evaluation:
         """Forward and backward, and what they found over the world. Collective."""
+        weights = {name: weight * (self.scale or 1.0) for name, weight in self.weights.items()}
         with self.clock("compute"):
-            passed = self.model.run(self.micro_batches, phase=self.phase.name, weights=self.weights)
+            passed = self.model.run(self.micro_batches, phase=self.phase.name, weights=weights)
         self.states = self.states or passed.states
         return self._sum_up(passed, clip)
 
@@ -109,12 +139,13 @@ class Objective:
         sums, (square, stops) = self.totals(passed.terms, share, self.stop, phase=self.phase.name)
         means = {name: value / count for name, (value, count) in sums.items() if count}
         count = self._count(sums)
-        factor = self.scale or 1.0 / count
+        factor = (self.factor or 1.0 / count) / (self.scale or 1.0)
         norm = square**0.5 * factor
         self.model.scale(self.trained, factor * clip_factor(norm, clip))
         loss = sum(weight * means[name] for name, weight in self.model.entry.objective.items())
         parts = self.model.parts(self.trained)
-        return Evaluation(loss, means, count, norm, parts, passed.update, stops > 0)
+        usable = self.scale is None or math.isfinite(norm)
+        return Evaluation(loss, means, count, norm, parts, passed.update, stops > 0, usable)
 
     def _weights(self) -> tuple[Mapping[str, float], float]:
         """Weight of each term's sum in what is differentiated, and what the gradient is then multiplied by.
@@ -134,13 +165,25 @@ class Objective:
         mesh.sum(flat)
         counts = dict(zip(entry.objective, flat.tolist(), strict=True))
         check_counts(counts)
+        self.told = counts
         return {name: weight / counts[name] for name, weight in entry.objective.items()}, 1.0
 
     def _count(self, sums: Mapping[str, tuple[float, float]]) -> float:
-        """Items of the objective's first term."""
+        """Items of the objective's first term.
+
+        Raises:
+            ValueError: forward counted other items than the entry's `counts`, by which its terms were weighed.
+        """
         objective = self.model.entry.objective
-        check_counts({name: sums[name][1] for name in objective})
-        return sums[next(iter(objective))][1]
+        found = {name: sums[name][1] for name in objective}
+        check_counts(found)
+        for name, told in self.told.items():
+            if abs(found[name] - told) > 1e-6 * told:
+                raise ValueError(
+                    f"the term {name!r} of {self.model.entry.name} counts {found[name]:g} items in forward, but the "
+                    f"entry's `counts` told {told:g}; both must say the same of a batch"
+                )
+        return found[next(iter(objective))]
 
 
 def check_counts(counts: Mapping[str, float]) -> None:
