@@ -56,7 +56,11 @@ class TrainOptions:
     micro_batch: int | Auto = option(
         "auto", "samples of one forward on one worker; auto: the most that fits", minimum=1
     )
-    dtype: str = option("fp32", "numbers of forward and backward", choices=("fp32", "bf16"))
+    dtype: str = option(
+        "fp32",
+        "numbers of forward and backward; fp16: the loss is scaled, and a step whose gradient overflows left out",
+        choices=("fp32", "bf16", "fp16"),
+    )
     recompute: str = option(
         "none",
         "what backward computes again; full: keep only each unit's input; selective: and its matrix products",

@@ -36,6 +36,8 @@ from .tensor import partial_names, split_experts, split_layers
 from .terms import GradientSync, NoSync, each_chunk
 from .zero import shard_units
 
+COMPUTE = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def parallelize(
     entry: Entry,
@@ -61,7 +63,7 @@ def parallelize(
     Raises:
         ValueError: the entry cannot be split so, or a group fits no parameter; the sentence says why.
     """
-    layout, compute = mesh.layout, torch.bfloat16 if dtype == "bf16" else None
+    layout, compute = mesh.layout, COMPUTE[dtype]
     if reason := refusal(entry, config, layout) or layout.refusal(tokens):
         raise ValueError(reason)
     entry = replace(entry, tied=ties(entry, config))
@@ -108,7 +110,7 @@ def parallelize(
             *_tie_sums(parameters, mesh, tied),
             *_expert_sums(experts, mesh),
         ),
-        autocast=None if layout.shards > 1 else compute,
+        autocast=compute,
     )
 
 

@@ -1,5 +1,6 @@
 """What does the loop work with? Everything of one rank, built in order and restored, with one method for each event."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -17,6 +18,7 @@ from .data.order import InTurn, Lanes, Order
 from .engine import build_engine
 from .follow import Following
 from .layout import Layout
+from .loss_scale import LossScale, loss_scale
 from .mesh import build_mesh
 from .options import (
     CheckpointOptions,
@@ -109,8 +111,9 @@ class Session:
             self.held_out = self._loader(data.held_out, InTurn(len(data.held_out)), self.micro_batch)
         self.trace = Trace(traced_steps(options.trace), training.traces, worker.rank)
         following = Following(followers(training.entry, training.config), self.model.parameters, self.steps)
-        self.step = Step(self.model, engine.solver, self._lr, self.streams, following)
-        engine.solver.set_updates(lambda name: self.step.turns.updates(name, restored.step))
+        self.scale = self._scale(restored.host.get("loss_scale"))
+        self.step = Step(self.model, engine.solver, self._lr, self.streams, following, self.scale)
+        engine.solver.set_updates(lambda name: self.step.updates(name, restored.step))
         self.totals = Totals(self.model)
         self._tell_speed_limit()
 
@@ -146,6 +149,7 @@ class Session:
             lr=outcome.lr,
             grad_norm=outcome.grad_norm,
             **({"turn": outcome.phase} if outcome.phase else {}),
+            **({"skipped": outcome.skipped, "loss_scale": self.scale.value} if self.scale else {}),
             samples=samples,
             tokens=samples * (self.training.data.tokens_per_sample or 1),
             seconds=seconds,
@@ -216,10 +220,20 @@ class Session:
 
     def _host(self, done: int) -> dict[str, Any]:
         """The state that is no tensor."""
-        return {"step": done, "micro_batch": self.micro_batch, "seed": self.training.seed}
+        scale = {"loss_scale": self.scale.state()} if self.scale else {}
+        return {"step": done, "micro_batch": self.micro_batch, "seed": self.training.seed, **scale}
 
     def _lr(self, step: int) -> float:
         return self.training.optimizer.lr * factor(self.training.schedule, step, self.steps)
+
+    def _scale(self, state: Mapping[str, Any] | None) -> LossScale | None:
+        """The scale of the loss that the dtype needs, as it was when the run was left."""
+        training = self.training
+        items = training.train.global_batch * (training.data.tokens_per_sample or 1)
+        scale = loss_scale(training.train.dtype, len(training.entry.objective), items)
+        if scale is not None and state is not None:
+            scale.restore(state)
+        return scale
 
     def _order(self, size: int) -> Positions:
         """Shuffled; but where slots carry state, each reads on where it was, and experience has only its slots."""

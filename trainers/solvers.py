@@ -30,6 +30,7 @@ class Evaluation:
     gradients: Mapping[str, Tensor] = field(default_factory=dict)  # this rank's part of each, in parameter.grad
     update: Mapping[str, Tensor] = field(default_factory=dict)  # what a rule without gradients adds, whole tensors
     stop: bool = False  # some rank was asked to stop
+    usable: bool = True  # False: the gradient was not finite in fp16, so nothing may move
 
 
 class Evaluate(Protocol):
@@ -96,9 +97,10 @@ class Descent:
         return self.optimizer.parameters
 
     def step(self, evaluate: Evaluate, lr: float, names: Iterable[str]) -> Evaluation:
-        """Follow the gradient."""
+        """Follow the gradient, if there is one."""
         found = evaluate(self.clip)
-        self.optimizer.step(lr, names)
+        if found.usable:
+            self.optimizer.step(lr, names)
         return found
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:

@@ -54,14 +54,16 @@ def shard_units(
 
     Args:
         groups: module paths; the modules of one group are gathered and freed together, in this order of use.
-        compute: dtype of the gathered parameters; None keeps fp32. Gradients are reduced in fp32.
+        compute: dtype of the gathered parameters, and of what comes into a unit; None keeps fp32. The batch is left
+            as it is, and gradients are reduced in fp32.
         apart: parameters that are left as they are.
     """
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32 if compute else None)
     pinned = axis.device_type == "cuda"
     offload = CPUOffloadPolicy(pin_memory=pinned) if layout.offload else OffloadPolicy()
     for group in (*groups, [""]):
         modules = [program.get_submodule(path) for path in group]
+        wide = torch.float32 if compute else None
+        policy = MixedPrecisionPolicy(compute, reduce_dtype=wide, cast_forward_inputs=group != [""])
         fully_shard(
             modules if len(modules) > 1 else modules[0],
             mesh=axis,

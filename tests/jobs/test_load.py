@@ -135,7 +135,10 @@ def test_circles_and_missing_bases_are_refused(home: Path) -> None:
         ("[optimizer]\nbetas = [0.9]", "job.toml:2: optimizer.betas = [0.9]: expected a list of 2 numbers"),
         ("[optimizer]\nbetas = [0.9, 1]", "job.toml:2: optimizer.betas = [0.9, 1]: expected a list of 2 numbers"),
         ("[data]\nheld_out = 0.6", "job.toml:2: data.held_out = 0.6: expected a number, at least 0.0 and at most 0.5"),
-        ("[train]\ndtype = 'fp3'", 'job.toml:2: train.dtype = "fp3": expected one of "fp32", "bf16"; did you mean fp3'),
+        (
+            "[train]\ndtype = 'fp3'",
+            'job.toml:2: train.dtype = "fp3": expected one of "fp32", "bf16", "fp16"; did you mean fp3',
+        ),
         ("[train]\nmicro_batch = 'all'", 'job.toml:2: train.micro_batch = "all": expected a whole number or "auto", '),
         ("[train]\nmicro_batch = 0", 'job.toml:2: train.micro_batch = 0: expected a whole number or "auto", at'),
         ("[parallel]\nzero = 4", "job.toml:2: parallel.zero = 4: expected one of 0, 1, 2, 3"),
