@@ -13,7 +13,7 @@ from .memory_pieces import Activations, Sizes, backwards, chunks, kept, on_tenso
 from .options import OptimizerOptions
 from .pipeline_order import schedule_of, splits_backward
 
-COMPUTE = {"fp32": 4, "bf16": 2}  # bytes of a number in forward and backward
+COMPUTE = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number in forward and backward
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 

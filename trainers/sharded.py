@@ -71,7 +71,7 @@ class Sharded:
     pipeline: Pipeline | None
     twins: tuple[Twin, ...]
     sums: tuple[Sum, ...]  # of gradients that neither replicas nor ZeRO add up
-    autocast: torch.dtype | None  # dtype of the arithmetic where ZeRO does not cast the parameters
+    autocast: torch.dtype | None  # dtype of matrix products; None: fp32
 
     def run(self, micro_batches: Sequence[Batch], *, phase: str = "", weights: Mapping[str, float] = LOSS) -> Passed:
         """Forward and backward of one step: what it found on this rank, gradients summed over the data ranks.
