@@ -74,7 +74,7 @@ class Findings:
 class Differences:
     """Sharded minus one process."""
 
-    loss: float  # largest over the steps
+    loss: float  # largest over the steps; in other dtypes than fp32 relative to the loss, where that exceeds one
     gradient: float  # largest, relative to the model's largest gradient
     weight: float  # largest
     update: float  # largest, after one update of the job's own optimizer from identical gradients
@@ -103,7 +103,7 @@ def compare(
     found = _sharded(trial, mesh, [step[share] for step in batches])
     if worker.rank:
         return None
-    return _differences(found, reference() if reference else alone(trial, batches, layout.data))
+    return _differences(found, reference() if reference else alone(trial, batches, layout.data), trial.dtype)
 
 
 def merged(step: Sequence[Batch], data: int) -> list[Batch]:
@@ -303,11 +303,15 @@ def _whole(tensors: Mapping[str, Tensor], mesh: Mesh) -> dict[str, Tensor]:
     return {name: tensor for stage in stages for name, tensor in stage.items()}
 
 
-def _differences(found: Findings, alone: Findings) -> Differences:
-    """How far one trajectory is from the other; infinite where a tensor is missing on one side."""
+def _differences(found: Findings, alone: Findings, dtype: str = "fp32") -> Differences:
+    """How far one trajectory is from the other; infinite where a tensor is missing on one side.
+
+    A number of bf16 is off by a share of itself, and so is a loss.
+    """
     largest = max(x.abs().max().item() for x in alone.gradients.values() if x.numel())
+    units = [1.0 if dtype == "fp32" else max(1.0, abs(b)) for b in alone.losses]
     return Differences(
-        loss=_worst([abs(a - b) for a, b in zip(found.losses, alone.losses, strict=True)]),
+        loss=_worst([abs(a - b) / unit for a, b, unit in zip(found.losses, alone.losses, units, strict=True)]),
         gradient=_furthest(found.gradients, alone.gradients) / (largest or 1.0),
         weight=_furthest(found.weights, alone.weights),
         update=_furthest(found.updated, alone.updated),
