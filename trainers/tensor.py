@@ -178,24 +178,27 @@ def split_tensors(program: nn.Module, patterns: Iterable[str], axis: DeviceMesh,
 
 
 def split_experts(program: nn.Module, patterns: Iterable[str], mesh: Mesh) -> list[nn.Parameter]:
-    """Leave each rank its own experts; the parameters that hold them, none where experts are not split."""
+    """Leave each rank its own experts; the parameters that hold them, none where experts are not split.
+
+    Raises:
+        ValueError: the degree does not divide the experts.
+    """
     if mesh.layout.expert == 1 or mesh.experts is None:
         return []
     made: list[nn.Parameter] = []
     for path, module in program.named_modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None and matches(f"{path}.{name}", patterns):
-                made.append(_own_experts(parameter, mesh.experts))
+                made.append(_own_experts(f"{path}.{name}", parameter, mesh.experts))
                 setattr(module, name, made[-1])
     return made
 
 
-def _own_experts(stack: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
+def _own_experts(name: str, stack: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
     """A rank's experts of a stack, whose other dims may be split over the tensor axis already."""
-    whole = local(stack.data)
-    axis = mesh["expert"]
+    whole, axis = local(stack.data), mesh["expert"]
     if whole.shape[0] % axis.size():
-        raise ValueError(f"expert={axis.size()} does not divide the {whole.shape[0]} experts of a stack")
+        raise ValueError(f"expert={axis.size()} does not divide the {whole.shape[0]} experts of {name}")
     own = whole.chunk(axis.size())[axis.get_local_rank()].clone()
     if isinstance(stack.data, DTensor):
         placed = (Shard(0), *stack.data.placements)
