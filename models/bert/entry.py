@@ -51,7 +51,7 @@ class BertConfig:
 
 
 PRESETS = {
-    "tiny": BertConfig(260, 128, width=128, layers=2, heads=4, hidden=512, dropout=0.0, cls=256, sep=257, mask=258),
+    "tiny": BertConfig(260, 128, width=64, layers=2, heads=4, hidden=128, dropout=0.0, cls=256, sep=257, mask=258),
     "base": BertConfig(),
     "large": BertConfig(width=1024, layers=24, heads=16, hidden=4096),
 }  # fmt: skip
