@@ -31,6 +31,7 @@ ENTRIES: Mapping[str, str] = {
     "neural_ode": "shardwright.models.neural_ode.entry:ENTRY",
     "ddpm": "shardwright.models.ddpm.entry:ENTRY",
     "dqn": "shardwright.models.dqn.entry:ENTRY",
+    "ppo": "shardwright.models.ppo.entry:ENTRY",
     "simclr": "shardwright.models.simclr.entry:ENTRY",
     "byol": "shardwright.models.byol.entry:ENTRY",
 }
