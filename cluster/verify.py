@@ -171,11 +171,10 @@ def judge_all(
 
 
 def _together(layouts: Mapping[str, Layout]) -> dict[tuple[int, str], list[str]]:
-    """Strategies that can share a group of ranks: of one world size; an engine's state is its process's, so alone."""
+    """Strategies that can share a group of ranks: of one world size and one engine, whose state is its process's."""
     groups: dict[tuple[int, str], list[str]] = {}
     for name, layout in layouts.items():
-        alone = "" if layout.engine == "torch" else name
-        groups.setdefault((layout.world_size, alone), []).append(name)
+        groups.setdefault((layout.world_size, layout.engine), []).append(name)
     return groups
 
 
