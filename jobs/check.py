@@ -19,6 +19,7 @@ from ..trainers.data.sources import check_source, is_packed
 from ..trainers.engines import limits
 from ..trainers.groups import check_patterns, check_trained, group_of, read_groups
 from ..trainers.layout import AXES, Layout, resolve
+from ..trainers.loss_scale import refusal as loss_scale_refusal
 from ..trainers.portions import divisors
 from .load import Loaded
 from .show import flat_values, literal
@@ -47,6 +48,7 @@ def check_job(job: Loaded) -> Checked:
     check_portions(job, entry, layout)
     check_text(job, entry, config)
     check_trace(job)
+    check_dtype(job, entry)
     check_groups(job, entry, config)
     return Checked(entry, config, layout)
 
@@ -188,6 +190,12 @@ def check_trace(job: Loaded) -> None:
     first, colon, last = job.spec.train.trace.partition(":")
     if colon and not 0 < int(first) <= int(last):
         raise refuse(job, "train.trace", "is not first:last with 1 <= first <= last")
+
+
+def check_dtype(job: Loaded, entry: Entry) -> None:
+    """fp16 leaves out an update now and then, which must be an optimizer's."""
+    if job.spec.train.dtype == "fp16" and (reason := loss_scale_refusal(entry.name, entry.solver)):
+        raise refuse(job, "train.dtype", f"cannot be: {reason}")
 
 
 def check_groups(job: Loaded, entry: Entry, config: Any) -> None:

@@ -16,6 +16,7 @@ WHOLE = Entry(build=lambda: None, coupled="batch")
 UNCUT = Entry(build=lambda: None, refusals={"pipeline": "its layers run in a circle"})
 IMAGES = Entry(build=lambda: None, dataset="digits")
 PLAYER = Entry(build=lambda: None, data="experience")
+SOLVED = Entry(build=lambda: None, dataset="digits", name="solved", solver="own_entries:solve")
 NOTHING = 3
 """
 
@@ -97,7 +98,7 @@ def test_what_fits_gets_its_layout() -> None:
             "train.micro_batch=3",
             "train.micro_batch = 3 does not divide the 16 samples of a data rank (legal: 1, 2, 4, 8, 16)",
         ),
-        ("model.name=gtp2", "job 'gpt': there is no model 'gtp2' (did you mean 'gpt2'? known: gpt2)"),
+        ("model.name=gtp2", "job 'gpt': there is no model 'gtp2' (did you mean 'gpt2'? known: "),
         ("model.name=nowhere:ENTRY", "there is no module 'nowhere' on the import path (model.name: command line)"),
         ("model.name=own_entries:NOTHING", "'own_entries:NOTHING' is a int, expected a shardwright.Entry"),
         ("model.preset=tin", "gpt2 has no preset 'tin' (did you mean 'tiny'?"),
@@ -106,6 +107,14 @@ def test_what_fits_gets_its_layout() -> None:
         ("model.config.heads=many", "model.config.heads: command line)"),
         ("data.sequence_length=256", "data.sequence_length = 256 is more than the model's context=128"),
         ("data.tokenizer=bpe", 'data.tokenizer = "bpe" has 4096 tokens, but the model has vocab_size=256; set'),
+        (
+            "model.name=own_entries:SOLVED model.preset= data.name=digits parallel.pipeline=1 parallel.shard=4 "
+            "train.dtype=fp16",
+            'train.dtype = "fp16" cannot be: solved moves by a solver of its own (own_entries:solve), which has no',
+        ),
+        ('optimizer.groups."embed.*".lr=-1', "lr = -1, expected a factor of the learning rate"),
+        ('optimizer.groups."bmbed.*".lr=1', "optimizer.groups.'bmbed.*' fits no parameter; the first of 68 are embed"),
+        ('optimizer.groups."*".frozen=true', "freeze every parameter; nothing is left to train"),
         ("train.trace=5:3", 'train.trace = "5:3" is not first:last with 1 <= first <= last'),
         (
             "model.name=own_entries:WHOLE model.preset= parallel.pipeline=1 parallel.shard=4",

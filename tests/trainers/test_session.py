@@ -142,7 +142,7 @@ def test_bf16_and_recomputation(
         assert other["losses"] == plain["losses"]
     else:
         assert other["losses"] != plain["losses"]
-        assert other["losses"] == pytest.approx(plain["losses"], abs=2e-2)
+        assert other["losses"] == pytest.approx(plain["losses"], abs=2e-3)
 
 
 def test_without_room_for_snapshots_training_goes_on(ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
