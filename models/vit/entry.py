@@ -86,11 +86,11 @@ def activations(config: VitConfig, samples: int, tokens: int, element: int) -> i
 
     Per token: the block's input, two normed inputs, query, key, value, attention's output, the middle of the residual
     stream (8 widths), the MLP before and after GELU, two fp32 statistics of each norm, and attention's fp32 log-sum-exp
-    of each head. With dropout the hidden layer is kept after dropping too, and each dropout keeps one byte an element.
+    of each head. With dropout each one keeps one byte an element, and the hidden layer is kept behind it alone.
     """
     token = (8 * config.width + 2 * config.hidden) * element + 4 * 4 + 4 * config.heads
     if config.dropout > 0.0:
-        token += 2 * config.width + config.hidden * (1 + element)
+        token += 2 * config.width + config.hidden
     return samples * config.tokens * token
 
 
