@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .entry import Entry, load_object
 
 ENTRIES: Mapping[str, str] = {
+    "perceptron": "shardwright.models.perceptron.entry:ENTRY",
     "mlp": "shardwright.models.mlp.entry:ENTRY",
     "resnet18": "shardwright.models.resnet18.entry:ENTRY",
     "vae": "shardwright.models.vae.entry:ENTRY",

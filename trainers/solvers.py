@@ -115,6 +115,8 @@ class Descent:
 class Rule:
     """Adds what the Program proposes under "update", such as a perceptron's rule; nothing is differentiated.
 
+    The proposal is added as it is: the size of its step is the Program's, no learning rate scales it.
+
     Raises:
         ValueError: the model is split or sharded; a proposal is about whole parameters.
     """
@@ -130,7 +132,7 @@ class Rule:
         return self.part.sharded.parameters
 
     def step(self, evaluate: Evaluate, lr: float, names: Iterable[str]) -> Evaluation:
-        """Add lr times the proposal.
+        """Add the proposal.
 
         Raises:
             ValueError: the Program proposed nothing, or for parameters that there are not.
@@ -140,7 +142,7 @@ class Rule:
             known, got = sorted(self.parameters), sorted(found.update)
             raise ValueError(f'the Program proposed "update" of {got}; a rule without gradients changes {known}')
         for name, change in found.update.items():
-            self.part.leaf(name).add_(change, alpha=lr)
+            self.part.leaf(name).add_(change)
         return found
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:
