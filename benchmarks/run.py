@@ -15,7 +15,7 @@ from figure import Figure, from_line
 from page import page, table
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("start", "step", "recovery", "main_job", "memory", "data", "draw")
+BENCHMARKS = ("start", "step", "recovery", "main_job", "memory", "pipeline", "data", "draw")
 
 
 def measure(name: str) -> tuple[list[Figure], bool]:

@@ -124,9 +124,9 @@ def _mesh(plan: LaunchPlan) -> Iterator[str]:
         for rank in _shown(layout.world_size):
             yield _row(*["..."] * (1 + len(axes))) if rank is None else _row(rank, *_coordinates(layout, rank, axes))
     if layout.pipeline > 1:
-        schedule = schedule_of(layout.schedule, layout.pipeline)
+        order = schedule_of(layout.schedule, layout.pipeline)
         for index, units in enumerate(plan.stages):
-            stage, chunk = schedule.place(index, layout.pipeline)
+            stage, chunk = order.place(index, layout.pipeline)
             part = f", part {chunk + 1} of {layout.chunks}," if layout.chunks > 1 else ""
             yield f"stage {stage}{part} holds {units[0]}" + (f" to {units[-1]}" if len(units) > 1 else "")
 

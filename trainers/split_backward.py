@@ -66,7 +66,10 @@ class SplitBackward:
     def weights(self) -> None:
         """Add the gradients of the weights to their `grad`."""
         for part in self.later:
-            _accumulate([*self._of_outputs(part), *self._of_doors(part)])
+            if len(part.doors) == 1 and not part.outputs:
+                self._through(part)
+            else:
+                _accumulate([*self._of_outputs(part), *self._of_doors(part)])
         _accumulate(self.ready)
         self.later, self.ready, self.entered, self.given, self.outputs = [], [], {}, (), ()
 
@@ -81,6 +84,16 @@ class SplitBackward:
             for handle in handles:
                 handle.remove()
 
+    def _through(self, part: _Part) -> None:
+        """A part with one door, as most have: through the door to the weights at once."""
+        (node,) = part.doors
+        if entered := self._entered(node):
+            edges, gradients = zip(*entered, strict=True)
+            torch.autograd.backward(edges, gradients, inputs=[_weight(node) for node in part.weights])
+
+    def _entered(self, node: Node) -> list[tuple[GradientEdge, Tensor]]:
+        return [(GradientEdge(node, i), x) for i, x in enumerate(self.entered.pop(node, ())) if x is not None]
+
     def _of_outputs(self, part: _Part) -> Iterator[tuple[GradientEdge, Tensor]]:
         """Outputs off the way: what was given for them."""
         return (pair for pair in zip(self.outputs, self.given, strict=True) if pair[0].node in part.outputs)
@@ -88,8 +101,7 @@ class SplitBackward:
     def _of_doors(self, part: _Part) -> Iterator[tuple[GradientEdge, Tensor]]:
         """What leads off the way, node by node, each with what entered it."""
         for node, edges in part.doors.items():
-            entered = [(GradientEdge(node, i), x) for i, x in enumerate(self.entered.pop(node, ())) if x is not None]
-            if entered:
+            if entered := self._entered(node):
                 off = list(edges)
                 found = torch.autograd.grad(*_columns(entered, off), allow_unused=True)
                 yield from ((edge, x) for edge, x in zip(off, found, strict=True) if x is not None)
@@ -98,6 +110,12 @@ class SplitBackward:
 def _columns(entered: list[tuple[GradientEdge, Tensor]], off: list[GradientEdge]) -> tuple[Any, Any, Any]:
     """The arguments of autograd.grad: outputs, inputs, gradients of the outputs."""
     return [edge for edge, _ in entered], off, [x for _, x in entered]
+
+
+def _weight(node: Node) -> Tensor:
+    """The leaf whose gradient a node adds up."""
+    found: Tensor = node.variable  # type: ignore[attr-defined]
+    return found
 
 
 def _keep(entered: dict[Node, Gradients], node: Node) -> Any:
