@@ -56,7 +56,8 @@ class LongformerConfig:
 
 PRESETS = {
     "tiny": LongformerConfig(
-        *(260, 256),
+        vocab_size=260,
+        context=256,
         width=64,
         layers=2,
         heads=4,
@@ -136,7 +137,7 @@ ENTRY = Entry(
     units=units,
     boundary=boundary,
     tensor=tensor,
-    divides={"tensor": "heads"},
+    divides={"tensor": ("heads", "hidden")},
     tied=(("embed.tokens.weight", "head.weight"),),
     weights="shardwright.models.longformer.weights:TRANSLATION",
 )

@@ -80,7 +80,8 @@ def lengths(config: T5Config, tokens: int) -> Lengths:
 
 PRESETS = {
     "tiny": T5Config(
-        *(288, 128),
+        vocab_size=288,
+        context=128,
         width=64,
         layers=2,
         heads=4,
@@ -203,7 +204,7 @@ ENTRY = Entry(
     units=units,
     boundary=boundary,
     tensor=tensor,
-    divides={"tensor": "heads"},
+    divides={"tensor": ("heads", "hidden")},
     tied_by=tied,
     weights="shardwright.models.t5.weights:TRANSLATION",
 )

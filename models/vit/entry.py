@@ -124,6 +124,6 @@ ENTRY = Entry(
     units=units,
     boundary=boundary,
     tensor=tensor,
-    divides={"tensor": "heads"},
+    divides={"tensor": ("heads", "hidden")},
     weights="shardwright.models.vit.weights:TRANSLATION",
 )
