@@ -18,7 +18,8 @@ from ..trainers.data.samples.shipped import SHIPPED
 from ..trainers.data.sources import check_source, is_packed
 from ..trainers.engines import limits
 from ..trainers.groups import check_patterns, check_trained, group_of, read_groups
-from ..trainers.layout import AXES, Layout, resolve
+from ..trainers.layout import AXES, HOW, Layout, resolve
+from ..trainers.layout import refusal as layout_refusal
 from ..trainers.loss_scale import refusal as loss_scale_refusal
 from ..trainers.portions import divisors
 from .load import Loaded
@@ -103,6 +104,10 @@ def check_mesh(job: Loaded, entry: Entry, config: Any) -> Layout:
         layout = resolve(options, job.spec.resources.workers)
     check_splits(job, entry, config, layout.degrees | {"pipeline": layout.pipeline})
     check_engine(job, entry, layout)
+    if why := layout_refusal(entry, config, layout):
+        raise JobError(
+            f"job {job.name!r}: {why}{places(job, ('parallel.expert', *(f'parallel.{how}' for how in HOW)))}"
+        )
     return layout
 
 

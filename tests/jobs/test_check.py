@@ -79,6 +79,11 @@ def test_what_fits_gets_its_layout() -> None:
         ("parallel.tensor=auto resources.workers=12", "job 'gpt': tensor=3 does not divide heads=4 (legal: 1, 2, 4)"),
         ("parallel.pipeline=7", "job 'gpt': pipeline=7 is more than the 6 units of gpt2 (legal: 1 to 6)"),
         (
+            "parallel.pipeline=4 parallel.shard=1 parallel.zero=0 parallel.schedule=zbv",
+            "job 'gpt': schedule=zbv cuts the model into pipeline x 2 = 8 parts, but gpt2 has 6 units "
+            "(parallel.schedule: command line)",
+        ),
+        (
             "resources.workers=3",
             "job 'gpt': pipeline 2 x replicate 1 x shard 2 x context 1 x tensor 1 = 4, but workers=3; make",
         ),
