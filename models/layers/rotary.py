@@ -15,7 +15,7 @@ def rotation(places: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """x [B, H, T, D], turned."""
-    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+    """x [B, T, H, D], turned."""
+    cosine, sine = (turn.to(x.dtype).unsqueeze(1) for turn in (cosine, sine))
     first, second = x.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)

@@ -104,11 +104,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         query, keys, values = (
-            layer(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [B, H or G, T, D]
+            layer(x).unflatten(-1, (-1, self.head_width))  # [B, T, H or G, D]
             for layer in (self.query, self.key, self.value)
         )
-        query, keys = rotate(query, cosine, sine), rotate(keys, cosine, sine)
-        mixed = attention(query, keys, values, axes=self.axes, causal=True)
+        parts = (rotate(query, cosine, sine), rotate(keys, cosine, sine), values)
+        mixed = attention(*(part.transpose(1, 2) for part in parts), axes=self.axes, causal=True)
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
 
