@@ -37,7 +37,8 @@ def test_the_page_on_the_job_file_names_every_key_and_no_other(root: Path) -> No
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_every_file_that_a_page_names_is_there(page: str, root: Path) -> None:
     named = re.findall(r"`((?:\w+/)+\w+\.(?:py|toml|md))`", (root / page).read_text())
-    assert not [name for name in named if not name.startswith("models/NAME/") and not (root / name).exists()]
+    made_up = [name for name in named if "/NAME/" in name or "/highway/" in name]  # of an entry that somebody adds
+    assert not [name for name in named if name not in made_up and not (root / name).exists()]
 
 
 @pytest.mark.slow
