@@ -9,6 +9,7 @@ incompatible, and the update rule is torch's.
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -41,9 +42,25 @@ def library() -> Any:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would compile one at its first collective
+    with uncompiled():
+        import deepspeed.runtime.zero.muon.muon_optimizer
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.init_distributed(dist.get_backend())
     return deepspeed
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Functions that ask torch.compile to decorate them stay as they are.
+
+    DeepSpeed looks whether an optimizer is Muon, whose module would load torch's whole compiler: more than a second.
+    """
+    usual = torch.compile
+    torch.compile = lambda function=None, **_: function or (lambda each: each)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = usual
 
 
 def settings(layout: Layout) -> dict[str, Any]:

@@ -111,8 +111,9 @@ def _owners(whole: Sharded, optimizer: OptimizerOptions, clip: float) -> Engine:
         reduce_buffer_size=0,
         broadcast_buffers=False,
         sync_models_at_startup=False,
-        warn_on_trainable_params_changed=False,
+        auto_refresh_trainable=False,
     )
+    program.refresh_trainable()  # it moves the parameters into other memory, now and not at the first forward
     program.state_dict = whole.program.state_dict  # names without the wrapper's in front
     changed = {"program": program, "sync": OwnersSync(program, owners), "holders": dict.fromkeys(whole.parameters, 1)}
     sharded = Owners(**{field.name: getattr(whole, field.name) for field in fields(whole)} | changed)

@@ -134,8 +134,9 @@ class Partitions(Fragments):
         if what == GRADIENT:
             gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group)
             return gradient
-        found: Tensor = mapping.get_hp_fragment(None if what == WEIGHT else what)
-        return found.detach()
+        flat, place = self.flats()[mapping.param_group_index], mapping.hp_fragment_address
+        found = flat if what == WEIGHT else self.rule.state[flat][what]
+        return found.detach().narrow(0, place.start, place.numel)
 
     def whole(self, name: str, what: str, owner: int | None = None) -> Tensor:
         """Every rank has the whole of a frozen parameter."""
