@@ -93,6 +93,8 @@ def states(optimizer: OptimizerOptions) -> int:
     """Tensors that an update rule keeps for every parameter."""
     if optimizer.name == "adamw":
         return 2
+    if optimizer.name == "lbfgs":
+        return 2 * optimizer.history + 2
     return 1 if optimizer.momentum else 0
 
 

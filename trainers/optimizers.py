@@ -105,7 +105,13 @@ def decay_groups(
 
 
 def build_rule(options: OptimizerOptions, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-    """The torch optimizer that the options name (AdamW: Loshchilov and Hutter 2019)."""
+    """The torch optimizer that the options name (AdamW: Loshchilov and Hutter 2019).
+
+    Raises:
+        ValueError: they name a solver, whose update is not made element by element.
+    """
+    if options.name not in ("adamw", "sgd"):
+        raise ValueError(f"optimizer.name = {options.name!r} is a solver of its own, no elementwise rule (adamw, sgd)")
     if options.name == "adamw":
         return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, foreach=True)

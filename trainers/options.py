@@ -83,12 +83,14 @@ class TrainOptions:
 class OptimizerOptions:
     """[optimizer]: how the weights move."""
 
-    name: str = option("adamw", "the update rule", choices=("adamw", "sgd"))
+    name: str = option("adamw", "the update rule", choices=("adamw", "sgd", "lbfgs"))
     lr: float = option(1e-3, "peak learning rate", minimum=0.0)
     betas: tuple[float, float] = option((0.9, 0.95), "AdamW's two averages", minimum=0.0, below=1.0)
     eps: float = option(1e-8, "AdamW's epsilon", minimum=0.0)
     weight_decay: float = option(0.1, "decay of weights with two or more dims (adamw: decoupled; sgd: L2)", minimum=0.0)
     momentum: float = option(0.9, "of sgd", minimum=0.0, maximum=1.0)
+    history: int = option(10, "steps that lbfgs remembers, each as two tensors a parameter", minimum=1)
+    iterations: int = option(4, "of lbfgs on the batch of one step", minimum=1)
     groups: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": 'what moves differently: "pattern" = {lr = factor, weight_decay = 0.0, frozen = true}'},

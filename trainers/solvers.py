@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.axes import local
-from ..models.entry import load_object
+from ..models.entry import Shape, load_object
 from .optimizers import ShardedOptimizer
 from .options import OptimizerOptions
 from .sharded import Sharded
@@ -72,15 +72,16 @@ class Part:
         """This rank's elements of a parameter, as they lie in memory now: a change of them changes the parameter."""
         return local(self.sharded.parameters[name].detach())
 
-    def total(self, shares: Mapping[str, Tensor]) -> Tensor:
-        """A sum over all elements of the named parameters. Collective over the world.
+    def total(self, shares: Mapping[str, Tensor], shape: Shape = ()) -> Tensor:
+        """Sums over all elements of the named parameters, in float64. Collective over the world.
 
         Args:
-            shares: for each parameter the sum over this rank's elements, all of one shape; float64 is kept.
+            shares: for each parameter the sums over this rank's elements, of one shape.
         """
         mesh = self.sharded.mesh
-        parts = [share.to(mesh.device, torch.float64) / self.sharded.holders[name] for name, share in shares.items()]
-        whole = torch.stack(parts).sum(0)
+        whole = torch.zeros(shape, dtype=torch.float64, device=mesh.device)
+        for name, share in shares.items():
+            whole += share.to(whole.device, whole.dtype) / self.sharded.holders[name]
         mesh.sum(whole)
         return whole
 
@@ -153,15 +154,16 @@ class Rule:
         """They are not counted."""
 
 
-def build_solver(sharded: Sharded, options: OptimizerOptions, clip: float) -> Solver:
-    """The solver that the entry or the job names.
+SOLVERS = {"lbfgs": f"{__package__}.lbfgs:LBFGS"}  # optimizer.name -> a solver that is no elementwise rule
 
-    An entry's own is "module:name" of a callable (part, options) -> Solver.
+
+def build_solver(sharded: Sharded, options: OptimizerOptions, clip: float) -> Solver:
+    """The solver that the entry or the job names, "module:name" of a callable (part, options) -> Solver.
 
     Args:
         clip: largest norm of the gradient, of the optimizers that follow it.
     """
-    if sharded.entry.solver:
-        made: Solver = load_object(sharded.entry.solver)(Part(sharded), options)
+    if named := sharded.entry.solver or SOLVERS.get(options.name):
+        made: Solver = load_object(named)(Part(sharded), options)
         return made
     return Descent(ShardedOptimizer(options, sharded.parameters), clip)
