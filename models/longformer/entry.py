@@ -104,7 +104,7 @@ def flops(config: LongformerConfig, tokens: int) -> float:
     width, leading, half = config.width, config.leading, config.window // 2
     rows = -(-tokens // half) * half  # whole blocks
     matrices = tokens * (6 * width**2 + 2 * width * config.hidden) + leading * width**2
-    band = 2 * rows * 3 * half * width + 2 * tokens * leading * width
+    band = 2 * rows * (3 * half + leading) * width
     heads = 0.15 * tokens * (width**2 + config.vocab_size * width)
     return 2.0 * (config.layers * (matrices + band + 2 * leading * tokens * width) + heads)
 
