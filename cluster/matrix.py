@@ -13,7 +13,8 @@ from typing import Any
 
 from ..models.catalog import ENTRIES, configure, find
 from ..models.entry import Entry
-from ..trainers.layout import Layout, parse_strategy, refusal
+from ..trainers.layout import Layout, parse_strategy
+from ..trainers.legal import refusal
 from ..trainers.options import OptimizerOptions
 from .pool import Pool
 from .verify import ENGINES, STRATEGIES, Verdict, Verification, judge_all, payload_of, refused

@@ -12,7 +12,8 @@ from typing import Any
 from ..models.catalog import configure, find
 from ..models.entry import Entry
 from ..trainers.engines.limits import dtype_refusal
-from ..trainers.layout import Layout, parse_strategy, refusal
+from ..trainers.layout import Layout, parse_strategy
+from ..trainers.legal import refusal
 from ..trainers.options import OptimizerOptions
 from .call import RankFailure
 from .code import on_path

@@ -19,7 +19,7 @@ from ..trainers.data.sources import check_source, is_packed
 from ..trainers.engines import limits
 from ..trainers.groups import check_patterns, check_trained, group_of, read_groups
 from ..trainers.layout import AXES, HOW, Layout, resolve
-from ..trainers.layout import refusal as layout_refusal
+from ..trainers.legal import refusal as layout_refusal
 from ..trainers.loss_scale import refusal as loss_scale_refusal
 from ..trainers.portions import divisors
 from .load import Loaded

@@ -25,7 +25,8 @@ from .activations import recompute as recompute_unit
 from .agreement import Agreed, Agreement, watched
 from .gradients import copies
 from .groups import Group, freeze
-from .layout import Layout, Place, refusal
+from .layout import Layout, Place
+from .legal import refusal
 from .mesh import Mesh, new_group
 from .pipeline import Pipeline
 from .pipeline_cut import chunk_of, keep_units, part_twins, rank_units

@@ -80,5 +80,5 @@ def test_bytes_change_gradients_by_what_is_stated(ranks: Callable[..., list[Any]
 
 
 def test_bytes_of_what_is_computed_again_are_refused(ranks: Callable[..., list[Any]]) -> None:
-    with pytest.raises(Exception, match="keeps what train.recompute"):
+    with pytest.raises(Exception, match=r"keeps what train\.recompute"):
         ranks(kept, 1, strategy="ddpx1", activations="int8", recompute="full")

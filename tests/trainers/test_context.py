@@ -12,7 +12,8 @@ from shardwright.models.gpt2 import model as gpt2
 from shardwright.models.layers import attention
 from shardwright.models.layers.collectives import join
 from shardwright.trainers import parallelize, sharded
-from shardwright.trainers.layout import Layout, parse_strategy, refusal
+from shardwright.trainers.layout import Layout, parse_strategy
+from shardwright.trainers.legal import refusal
 from shardwright.trainers.replicate import GradientReducer
 from shardwright.trainers.world import Worker
 

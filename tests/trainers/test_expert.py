@@ -10,7 +10,8 @@ from shardwright.jobs.verify import verify_each
 from shardwright.models.catalog import configure, find
 from shardwright.models.layers import experts
 from shardwright.trainers import parallelize
-from shardwright.trainers.layout import Layout, parse_strategy, refusal
+from shardwright.trainers.layout import Layout, parse_strategy
+from shardwright.trainers.legal import refusal
 from shardwright.trainers.mesh import build_mesh
 from shardwright.trainers.tensor import split_experts, split_tensors
 from shardwright.trainers.world import Worker

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shardwright.models.catalog import configure, find
-from shardwright.trainers.layout import AXES, Layout, parse_strategy, refusal, resolve
+from shardwright.trainers.layout import AXES, Layout, parse_strategy, resolve
+from shardwright.trainers.legal import refusal
 from shardwright.trainers.options import ParallelOptions
 
 degrees = st.integers(1, 4)

@@ -11,7 +11,8 @@ from shardwright.models.catalog import configure, find
 from shardwright.models.entry import Entry, TensorPlan
 from shardwright.models.layers import split_cross_entropy
 from shardwright.trainers import parallelize
-from shardwright.trainers.layout import Layout, parse_strategy, refusal
+from shardwright.trainers.layout import Layout, parse_strategy
+from shardwright.trainers.legal import refusal
 from shardwright.trainers.mesh import Mesh, build_mesh
 from shardwright.trainers.tensor import split_layers, split_tensors
 from shardwright.trainers.world import Worker

@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from ...models.entry import Entry
-
-if TYPE_CHECKING:
-    from ..layout import Layout
+from ..layout import Layout
 
 TITLES = {"deepspeed": "DeepSpeed", "fairscale": "FairScale", "horovod": "Horovod"}
 GIVES = {
@@ -18,7 +15,7 @@ GIVES = {
 DTYPES = {"deepspeed": ("fp32",), "fairscale": ("fp32",), "horovod": ("fp32", "bf16")}
 
 
-def refusal(entry: Entry, layout: "Layout") -> str:
+def refusal(entry: Entry, layout: Layout) -> str:
     """Why an entry cannot be trained so by the layout's engine; "" where it can."""
     engine = layout.engine
     if engine == "torch":
@@ -48,7 +45,7 @@ def _missing(engine: str) -> Iterator[str]:
         )
 
 
-def _of_axes(layout: "Layout") -> Iterator[str]:
+def _of_axes(layout: Layout) -> Iterator[str]:
     for axis in ("context", "tensor", "expert"):
         if (degree := getattr(layout, axis)) > 1:
             yield f"{axis}={degree} is not offered by engine={layout.engine}, which gives {GIVES[layout.engine]}"
@@ -64,7 +61,7 @@ def _of_entry(entry: Entry, engine: str) -> Iterator[str]:
         yield f"{name} is trained by a solver of its own, and engine={engine} brings torch's optimizers only"
 
 
-def _of_deepspeed(entry: Entry, layout: "Layout") -> Iterator[str]:
+def _of_deepspeed(entry: Entry, layout: Layout) -> Iterator[str]:
     name = entry.name or "this entry"
     if layout.pipeline > 1 and layout.zero:
         yield f"zero={layout.zero} beside pipeline={layout.pipeline} is not offered by engine=deepspeed; set zero = 0"
@@ -82,7 +79,7 @@ def _of_deepspeed(entry: Entry, layout: "Layout") -> Iterator[str]:
         yield f"{name} carries state from step to step (streams), which engine=deepspeed does not pass along a pipeline"
 
 
-def _of_fairscale(entry: Entry, layout: "Layout") -> Iterator[str]:
+def _of_fairscale(entry: Entry, layout: Layout) -> Iterator[str]:
     if layout.zero == 3:
         yield "zero=3 would be FairScale's FSDP, whose streams exist on CUDA devices only; use engine=torch"
     if layout.pipeline > 1 and (layout.zero or layout.data > 1):
@@ -94,7 +91,7 @@ def _of_fairscale(entry: Entry, layout: "Layout") -> Iterator[str]:
         yield f"{name} carries state from step to step (streams), which FairScale's Pipe does not return"
 
 
-def _of_horovod(entry: Entry, layout: "Layout") -> Iterator[str]:
+def _of_horovod(entry: Entry, layout: Layout) -> Iterator[str]:
     if layout.zero or layout.pipeline > 1:
         given = f"zero={layout.zero}, pipeline={layout.pipeline}"
         yield f"engine=horovod gives {GIVES['horovod']} and nothing else, but {given}"
