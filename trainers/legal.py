@@ -1,4 +1,4 @@
-"""Can an entry be laid out so? By its own refusals, the sizes that degrees must divide, the engine's limits; no torch."""
+"""Can an entry be laid out so? By its refusals, the sizes that degrees divide, and the engine's limits; no torch."""
 
 from typing import Any
 
