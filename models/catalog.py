@@ -17,6 +17,7 @@ ENTRIES: Mapping[str, str] = {
     "mlp": "shardwright.models.mlp.entry:ENTRY",
     "resnet18": "shardwright.models.resnet18.entry:ENTRY",
     "vae": "shardwright.models.vae.entry:ENTRY",
+    "seq2seq": "shardwright.models.seq2seq.entry:ENTRY",
     "lstm": "shardwright.models.lstm.entry:ENTRY",
     "gpt2": "shardwright.models.gpt2.entry:ENTRY",
     "llama": "shardwright.models.llama.entry:ENTRY",
