@@ -3,7 +3,7 @@
 Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning" (2020).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import cos, pi
 
@@ -36,23 +36,25 @@ class BYOLConfig(FeatureSizes, ViewSizes):
             raise ValueError(f"decay={self.decay} is not in [0, 1]")
 
 
+DIGITS = BYOLConfig(
+    width=8,
+    blocks=(1, 1, 1),
+    strides=(1, 2, 2),
+    stem="small",
+    channels=1,
+    image=8,
+    hidden=256,
+    embedding=64,
+    decay=0.95,
+    crop=0.5,
+    turn=15.0,
+    flip=0.0,
+    jitter=0.5,
+    noise=0.1,
+)
 PRESETS = {
-    "tiny": BYOLConfig(
-        width=8,
-        blocks=(1, 1, 1),
-        strides=(2, 2, 1),
-        stem="small",
-        channels=1,
-        image=8,
-        hidden=64,
-        embedding=32,
-        decay=0.95,
-        crop=0.5,
-        turn=15.0,
-        flip=0.0,
-        jitter=0.5,
-        noise=0.1,
-    ),
+    "tiny": replace(DIGITS, strides=(2, 2, 1), hidden=64, embedding=32),
+    "digits": DIGITS,
     "imagenet": BYOLConfig(),
     "cifar10": BYOLConfig(stem="small", image=32, jitter=0.5, hidden=512, embedding=128),
 }

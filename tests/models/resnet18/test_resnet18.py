@@ -97,13 +97,16 @@ def test_it_is_torchvisions_network(stem: Any) -> None:
     assert torch.allclose(logits, theirs.eval()(batch(config)["image"]), atol=1e-5)
 
 
-def test_sides_are_those_of_the_feature_maps() -> None:
-    for config in (PRESETS["tiny"], ResNetConfig(width=2, image=37), ResNetConfig(width=2, image=8, stem="small")):
-        features, seen = Features(config).eval(), []
-        for module in (features.stem, *features.blocks.values()):
-            module.register_forward_hook(lambda _, __, y: seen.append(y.shape[-1]))
-        features(torch.zeros(1, config.channels, config.image, config.image))
-        assert tuple(seen) == config.sides
+@pytest.mark.parametrize(
+    "config", [PRESETS["tiny"], ResNetConfig(width=2, image=37), ResNetConfig(width=2, image=8, stem="small")]
+)
+def test_sides_are_those_of_the_feature_maps(config: ResNetConfig) -> None:
+    features = Features(config).eval()
+    seen: list[int] = []
+    for module in (features.stem, *features.blocks.values()):
+        module.register_forward_hook(lambda _, __, y: seen.append(y.shape[-1]))
+    features(torch.zeros(1, config.channels, config.image, config.image))
+    assert tuple(seen) == config.sides
 
 
 @pytest.mark.parametrize(
