@@ -37,7 +37,8 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, H D] to [B, H, T, D]."""
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_width))
+        return heads.transpose(1, 2)
 
 
 class MLP(nn.Module):

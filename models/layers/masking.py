@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..draw import draw, integers
-from .cross_entropy import IGNORED
+from .split_cross_entropy import IGNORED
 
 CHOSEN, MASKED, RANDOM = 0.15, 0.8, 0.1
 

@@ -37,7 +37,8 @@ def banded(
 
 def blocks(x: Tensor, half: int) -> Tensor:
     """[B, H, T, D] to [B, H, N, w, D], zeros at the end."""
-    return F.pad(x, (0, 0, 0, -x.shape[2] % half)).unflatten(2, (-1, half))
+    found: Tensor = F.pad(x, (0, 0, 0, -x.shape[2] % half)).unflatten(2, (-1, half))
+    return found
 
 
 def beside(x: Tensor, half: int) -> Tensor:

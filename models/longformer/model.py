@@ -115,7 +115,7 @@ class WindowAttention(nn.Module):
     def __init__(self, config: LongformerConfig, name: str) -> None:
         super().__init__()
         self.name, self.dropout = name, config.dropout
-        self.half, self.leading = config.window // 2, config.leading
+        self.reach, self.leading = config.window // 2, config.leading
         self.heads, self.head_width = config.heads, config.width // config.heads
         width = config.width
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
@@ -124,7 +124,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
         query, keys, values = (self.split(layer(x)) for layer in (self.query, self.key, self.value))
-        local = banded(query, keys, values, self.half, self.leading, partial(self.drop, key=key))
+        local = banded(query, keys, values, self.reach, self.leading, partial(self.drop, key=key))
         query = self.split(self.global_query(x[:, : self.leading]))
         keys, values = self.split(self.global_key(x)), self.split(self.global_value(x))
         drop = Drop(self.dropout, key, f"{self.name}.leading", self.heads) if self.training else None
@@ -135,7 +135,8 @@ class WindowAttention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, H D] to [B, H, T, D]."""
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_width))
+        return heads.transpose(1, 2)
 
     def drop(self, weights: Tensor, key: Tensor | None) -> Tensor:
         """Dropout of probabilities [B, H, ...]; a head draws the same numbers on whichever rank it sits."""

@@ -76,11 +76,11 @@ class T5(nn.Module):
         if self.embed is not None and texts is not None:
             state = self.embed(texts.inputs, texts.written, key)
         if self.embed is not None or len(self.encoder):
-            state = self.encode(*state, key=key)
+            state = self.encode(key, *state)
         if self.memory is not None:
             state = (self.memory(state[0], key), *state[1:])
         if len(self.decoder):
-            state = self.decode(*state, key=key)
+            state = self.decode(key, *state)
         if self.head is None or texts is None:
             return state
         result: Terms | dict[str, Tensor] = self.head(state[0], texts.targets, key)
@@ -95,7 +95,7 @@ class T5(nn.Module):
         start = inputs.new_full((len(inputs), 1), self.config.start)
         return Texts(inputs, batch.get("written", start), None)
 
-    def encode(self, x: Tensor, y: Tensor, near: Tensor, far: Tensor, key: Tensor | None) -> tuple[Tensor, ...]:
+    def encode(self, key: Tensor | None, x: Tensor, y: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, ...]:
         """Through the encoder's blocks that are here; its table goes on where more of them follow."""
         if len(self.encoder):
             scores = self.scores(near, x.shape[1], two_sided=True)
@@ -103,7 +103,7 @@ class T5(nn.Module):
                 x = block(x, scores, key)
         return (x, y, far) if str(self.config.layers - 1) in self.encoder else (x, y, near, far)
 
-    def decode(self, x: Tensor, y: Tensor, far: Tensor, key: Tensor | None) -> tuple[Tensor, ...]:
+    def decode(self, key: Tensor | None, x: Tensor, y: Tensor, far: Tensor) -> tuple[Tensor, ...]:
         """Through the decoder's blocks that are here; the encoder's stream goes on where more of them follow."""
         scores = self.scores(far, y.shape[1], two_sided=False)
         for block in self.decoder.values():
@@ -214,7 +214,8 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, H D] to [B, H, T, D]."""
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_width))
+        return heads.transpose(1, 2)
 
 
 class MLP(nn.Module):

@@ -150,6 +150,7 @@ def initialise(program: Vit) -> None:
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
     patches = program.embed.patches
+    assert patches.bias is not None
     nn.init.trunc_normal_(patches.weight, std=patches.weight[0].numel() ** -0.5)
     nn.init.zeros_(patches.bias)
     nn.init.normal_(program.embed.positions, std=0.02)
