@@ -16,12 +16,12 @@ from ..models.catalog import configure, find, refusal
 from ..models.entry import Entry
 from ..trainers.data.samples.shipped import SHIPPED
 from ..trainers.data.sources import check_source, is_packed
-from ..trainers.engines import limits
+from ..trainers.engines.limits import dtype_refusal
 from ..trainers.groups import check_patterns, check_trained, group_of, read_groups
 from ..trainers.layout import AXES, HOW, Layout, resolve
 from ..trainers.legal import refusal as layout_refusal
-from ..trainers.loss_scale import refusal as loss_scale_refusal
 from ..trainers.portions import divisors
+from ..trainers.refusals import compile_refusal, fp16_refusal
 from .load import Loaded
 from .show import flat_values, literal
 from .spec import JobError
@@ -49,7 +49,7 @@ def check_job(job: Loaded) -> Checked:
     check_portions(job, entry, layout)
     check_text(job, entry, config)
     check_trace(job)
-    check_dtype(job, entry)
+    check_numbers(job, entry)
     check_groups(job, entry, config)
     return Checked(entry, config, layout)
 
@@ -103,11 +103,12 @@ def check_mesh(job: Loaded, entry: Entry, config: Any) -> Layout:
     with blaming(job, *axes, "parallel.zero", "resources.workers"):
         layout = resolve(options, job.spec.resources.workers)
     check_splits(job, entry, config, layout.degrees | {"pipeline": layout.pipeline})
-    check_engine(job, entry, layout)
     if why := layout_refusal(entry, config, layout):
         raise JobError(
             f"job {job.name!r}: {why}{places(job, ('parallel.expert', *(f'parallel.{how}' for how in HOW)))}"
         )
+    if why := dtype_refusal(layout.engine, job.spec.train.dtype):
+        raise JobError(f"job {job.name!r}: {why}{places(job, ('parallel.engine', 'train.dtype'))}")
     return layout
 
 
@@ -116,14 +117,6 @@ def check_splits(job: Loaded, entry: Entry, config: Any, degrees: Mapping[str, i
     for axis, degree in degrees.items():
         if isinstance(degree, int) and (why := refusal(entry, config, axis, degree)):
             raise JobError(f"job {job.name!r}: {why}{places(job, (f'parallel.{axis}',))}")
-
-
-def check_engine(job: Loaded, entry: Entry, layout: Layout) -> None:
-    """Whether the engine is here, and can do what the mesh and the dtype ask."""
-    if why := limits.refusal(entry, layout):
-        raise JobError(f"job {job.name!r}: {why}{places(job, ('parallel.engine',))}")
-    if why := limits.dtype_refusal(layout.engine, job.spec.train.dtype):
-        raise JobError(f"job {job.name!r}: {why}{places(job, ('parallel.engine', 'train.dtype'))}")
 
 
 def check_portions(job: Loaded, entry: Entry, layout: Layout) -> None:
@@ -197,10 +190,12 @@ def check_trace(job: Loaded) -> None:
         raise refuse(job, "train.trace", "is not first:last with 1 <= first <= last")
 
 
-def check_dtype(job: Loaded, entry: Entry) -> None:
-    """fp16 leaves out an update now and then, which must be an optimizer's."""
-    if job.spec.train.dtype == "fp16" and (reason := loss_scale_refusal(entry.name, entry.solver)):
+def check_numbers(job: Loaded, entry: Entry) -> None:
+    """What the entry cannot be trained with."""
+    if job.spec.train.dtype == "fp16" and (reason := fp16_refusal(entry)):
         raise refuse(job, "train.dtype", f"cannot be: {reason}")
+    if job.spec.train.compile and (reason := compile_refusal(entry)):
+        raise refuse(job, "train.compile", f"cannot be: {reason}")
 
 
 def check_groups(job: Loaded, entry: Entry, config: Any) -> None:

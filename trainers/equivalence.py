@@ -4,7 +4,7 @@ Gradients are measured against the model's largest gradient, and weights after S
 gradient by its own size, which hides a wrong scale and blows up a difference at a true zero (an attention's key bias).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,8 +148,9 @@ class Watched:
         self.state, self.set_updates = solver.state, solver.set_updates
         self.gradients: dict[str, Tensor] = {}
 
-    def step(self, evaluate: Evaluate, lr: float, names: Sequence[str]) -> Evaluation:
+    def step(self, evaluate: Evaluate, lr: float, names: Iterable[str]) -> Evaluation:
         """What the solver does, and a look at what it evaluated."""
+        names = list(names)
 
         def seen(clip: float = 0.0) -> Evaluation:
             found = evaluate(clip)
@@ -163,7 +164,7 @@ class Watched:
 class Prescribed(Watched):
     """A solver that is shown other gradients than the objective's: the same ones under every layout, bit for bit."""
 
-    def step(self, evaluate: Evaluate, lr: float, names: Sequence[str]) -> Evaluation:
+    def step(self, evaluate: Evaluate, lr: float, names: Iterable[str]) -> Evaluation:
         """An update of everything, whatever the phase."""
 
         def shown(clip: float = 0.0) -> Evaluation:

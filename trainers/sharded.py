@@ -15,8 +15,7 @@ from ..models.program import Terms, take_apart
 from .context import own_tokens
 from .gradients import local_gradients, square_share
 from .mesh import Mesh
-from .pipeline import Pipeline
-from .terms import LOSS, Batch, GradientSync, Passed, add, objective
+from .terms import LOSS, Batch, GradientSync, Passed, Stages, add, objective
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Sharded:
     parameters: Mapping[str, nn.Parameter]  # by the names of the whole model; a tied weight by its owner's name
     holders: Mapping[str, int]  # ranks of the world that hold the same elements as this rank
     sync: GradientSync
-    pipeline: Pipeline | None
+    pipeline: Stages | None
     twins: tuple[Twin, ...]
     sums: tuple[Sum, ...]  # of gradients that neither replicas nor ZeRO add up
     autocast: torch.dtype | None  # dtype of matrix products; None: fp32

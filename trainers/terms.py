@@ -62,6 +62,22 @@ class GradientSync(Protocol):
         """Return once every gradient is reduced."""
 
 
+class Stages(Protocol):
+    """How the parts of a model that is cut into a pipeline work together."""
+
+    def run(
+        self, micro_batches: Sequence[Batch], sync: GradientSync, told: Mapping[str, str], weights: Mapping[str, float]
+    ) -> Passed:
+        """Forward and backward of a step; terms on the rank of the last part, none elsewhere.
+
+        Args:
+            told: further keywords of forward; weights: of each term's sum in what is differentiated.
+        """
+
+    def evaluate(self, micro_batches: Sequence[Batch], told: Mapping[str, str]) -> Terms:
+        """Forward alone; the terms on the rank of the last part, none elsewhere."""
+
+
 class NoSync:
     """One data rank: nothing to agree on."""
 

@@ -81,7 +81,8 @@ class OwnersSync:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.program.reduce()
-        torch._foreach_mul_([leaf.grad for leaf in self.optimizer.leaves.values()], float(dist.get_world_size()))
+        owned = [leaf.grad for leaf in self.optimizer.leaves.values() if leaf.grad is not None]
+        torch._foreach_mul_(owned, float(dist.get_world_size()))
 
 
 class Owners(Sharded):

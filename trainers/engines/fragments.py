@@ -135,7 +135,7 @@ class Partitions(Fragments):
             gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group)
             return gradient
         flat, place = self.flats()[mapping.param_group_index], mapping.hp_fragment_address
-        found = flat if what == WEIGHT else self.rule.state[flat][what]
+        found: Tensor = flat if what == WEIGHT else self.rule.state[flat][what]
         return found.detach().narrow(0, place.start, place.numel)
 
     def whole(self, name: str, what: str, owner: int | None = None) -> Tensor:
