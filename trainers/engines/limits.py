@@ -73,8 +73,8 @@ def _of_deepspeed(entry: Entry, layout: Layout) -> Iterator[str]:
         yield f"DeepSpeed gathers a module's parameters by its hooks, and {name} names no units whose hooks would run"
     if entry.experts:
         yield f"an expert of {name} may get no token, and DeepSpeed waits for a gradient of every parameter"
-    if entry.follows:
-        yield f"parameters of {name} follow others outside the optimizer, of which DeepSpeed keeps a copy of its own"
+    if layout.zero == 3 and entry.follows:
+        yield f"parameters of {name} follow others element by element, and DeepSpeed keeps both in pieces of its own"
     if layout.pipeline > 1 and entry.streams:
         yield f"{name} carries state from step to step (streams), which engine=deepspeed does not pass along a pipeline"
 
