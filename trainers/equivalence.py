@@ -248,7 +248,8 @@ def _pass(
             total = total + weight * value / (counts[name] if several else 1.0)
             sums[name] += value.item()
             counts[name] += 0.0 if several else float(count)
-        total.backward()
+        if total.requires_grad:
+            total.backward()
     if not several:
         (count,) = counts.values()
         for parameter in program.parameters():

@@ -37,7 +37,10 @@ class ZeroSync:
         self.program.set_requires_gradient_sync(last or self.stage >= 2)
 
     def finish(self) -> None:
-        """Nothing is left to wait for: the last backward reduced everything."""
+        """Free what is still gathered where no backward came: its weights would be old after the next update."""
+        for module in self.program.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def shard_units(
