@@ -88,8 +88,17 @@ def trained(
     }
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero3", "tensor2", "pipeline2"])
+def needs(strategy: str) -> None:
+    """Skip where the strategy's engine is not installed."""
+    pytest.importorskip(parse_strategy(strategy).engine, reason="the engine is not installed")
+
+
+ENGINES = ["deepspeed_zero1", "deepspeed_zero3", "deepspeed_pipeline2", "fairscale_oss", "horovod"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero3", "tensor2", "pipeline2", *ENGINES])
 def test_a_stopped_run_resumes_bit_for_bit(ranks: Callable[..., list[Any]], tmp_path: Path, strategy: str) -> None:
+    needs(strategy)
     size = parse_strategy(strategy).world_size
     unfailed = ranks(trained, size, strategy=strategy, folder=str(tmp_path / "twin"))[0]
     assert unfailed["steps"] == [1, 2, 3, 4, 5, 6]
@@ -113,21 +122,39 @@ def test_a_run_resumes_under_another_layout(ranks: Callable[..., list[Any]], tmp
     assert losses == pytest.approx(unfailed["losses"], abs=1e-5)
 
 
-def test_a_snapshot_is_newer_than_the_checkpoint(ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
-    unfailed = ranks(trained, 2, strategy="zero2", folder=str(tmp_path / "twin"))[0]
+@pytest.mark.parametrize("strategy", ["zero2", "deepspeed_zero2"])
+def test_a_snapshot_is_newer_than_the_checkpoint(
+    ranks: Callable[..., list[Any]], tmp_path: Path, strategy: str
+) -> None:
+    needs(strategy)
+    unfailed = ranks(trained, 2, strategy=strategy, folder=str(tmp_path / "twin"))[0]
     with pytest.raises(RankFailure, match="Killed"):
-        ranks(trained, 2, strategy="zero2", folder=str(tmp_path / "run"), snapshots=True, killed_after=4)
-    second = ranks(trained, 2, strategy="zero2", folder=str(tmp_path / "run"), snapshots=True)[0]
+        ranks(trained, 2, strategy=strategy, folder=str(tmp_path / "run"), snapshots=True, killed_after=4)
+    second = ranks(trained, 2, strategy=strategy, folder=str(tmp_path / "run"), snapshots=True)[0]
     assert second["resumed"]["source"] == "snapshot"
     assert second["steps"] == [4, 5, 6]
     assert second["losses"] == unfailed["losses"][3:]
 
 
-def test_a_micro_batch_is_settled_and_kept(ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
-    first = ranks(trained, 2, strategy="ddp", folder=str(tmp_path), stop_after=2, micro_batch="auto")[0]
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2", "fairscale_oss"])
+def test_a_micro_batch_is_settled_and_kept(ranks: Callable[..., list[Any]], tmp_path: Path, strategy: str) -> None:
+    needs(strategy)
+    given = ranks(trained, 2, strategy=strategy, folder=str(tmp_path / "given"), micro_batch=4)[0]
+    first = ranks(trained, 2, strategy=strategy, folder=str(tmp_path), stop_after=2, micro_batch="auto")[0]
     assert first["micro_batch"] == 4  # the guess, which divides a rank's 4 samples
-    second = ranks(trained, 2, strategy="ddp", folder=str(tmp_path), micro_batch="auto")[0]
+    second = ranks(trained, 2, strategy=strategy, folder=str(tmp_path), micro_batch="auto")[0]
     assert second["micro_batch"] == 4
+    assert first["losses"] + second["losses"] == given["losses"]  # the trial left nothing behind
+
+
+@pytest.mark.parametrize("strategy", ["deepspeed_zero3", "fairscale_oss", "horovod"])
+def test_recomputation_under_an_engine(ranks: Callable[..., list[Any]], tmp_path: Path, strategy: str) -> None:
+    needs(strategy)
+    plain = ranks(trained, 2, strategy=strategy, folder=str(tmp_path / "a"))[0]
+    assert (
+        ranks(trained, 2, strategy=strategy, folder=str(tmp_path / "b"), recompute="full")[0]["losses"]
+        == (plain["losses"])
+    )
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3", "tensor2", "pipeline2", "zero1_pipeline2"])
