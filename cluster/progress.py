@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from ..jobs.events import Event
-from ..jobs.history import ENDS, OWN_EVENTS, own_seconds
+from ..jobs.history import ENDS, OWN_EVENTS, own_seconds, terms
 from ..jobs.report.numbers import NONE, duration, fixed
 
 WINDOW = 20  # steps over which pace and time left are taken
@@ -51,12 +51,19 @@ class State:
     outcome: str = ""  # finished, stopped or failed; "" while it goes on
     items: str = "tokens"
     ranks: dict[int, Rank] = field(default_factory=dict)
-    curve: list[tuple[float, float]] = field(default_factory=list)  # (step, loss) of the steps that count
+    turn: str = ""  # phase of the last step; "" where the entry has none
+    terms: dict[str, float] = field(default_factory=dict)  # newest value of each term besides the loss
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # turn -> (step, loss) that count
     recent: deque[Event] = field(
         default_factory=lambda: deque(maxlen=WINDOW)
     )  # steps of this attempt, without its first
     notes: list[Note] = field(default_factory=list)
     warm: bool = False  # whether this attempt has made its first step
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """(step, loss) of the steps that count; of the first of several phases, whose losses are different things."""
+        return next(iter(self.curves.values()), [])
 
     @property
     def restarting(self) -> bool:
@@ -124,7 +131,9 @@ class State:
         self.total = event.get("steps") or self.total
         if self._speaks(event):
             self.step = event["step"]
-            self.curve = [point for point in self.curve if point[0] <= self.step]
+            self.curves = {
+                turn: [point for point in points if point[0] <= self.step] for turn, points in self.curves.items()
+            }
             if event["source"] != "scratch":
                 self._note(event, f"goes on from the {event['source']} of step {self.step:,}")
 
@@ -141,8 +150,9 @@ class State:
         self.step, self.loss = event["step"], event.get("loss")
         self.lr, self.grad_norm = event.get("lr"), event.get("grad_norm")
         self.items = "samples" if event.get("tokens") == event.get("samples") else "tokens"
+        self.turn, self.terms = event.get("turn") or "", {**self.terms, **terms(event)}
         if self.loss is not None:
-            self.curve.append((float(self.step), self.loss))
+            self.curves.setdefault(self.turn, []).append((float(self.step), self.loss))
 
     def _take_eval(self, event: Event) -> None:
         if self._speaks(event) and event.get("loss") is not None:

@@ -3,9 +3,9 @@
 from math import log
 from typing import Any
 
-from ..jobs.history import own_seconds, warm
+from ..jobs.history import last_terms, own_seconds, warm
 from ..jobs.report.facts import Facts, gather
-from ..jobs.report.numbers import NONE, count, duration, fixed, several, share
+from ..jobs.report.numbers import NONE, count, duration, fixed, plain, several, share
 from ..jobs.run_folder import RunFolder
 from ..trainers.checkpoint.manifest import newest
 
@@ -52,6 +52,7 @@ def losses(facts: Facts) -> dict[str, Any]:
     entropy, size = facts.told("data", "unigram_entropy"), facts.told("data", "bytes_per_token")
     return {
         "loss": curve[-1].get("loss") if curve else None,
+        "terms": last_terms(curve),
         "validation_loss": evals[-1]["loss"] if evals else None,
         "validation_step": evals[-1]["step"] if evals else None,
         "bits_per_byte": evals[-1].get("bits_per_byte") if evals else None,
@@ -71,6 +72,7 @@ def summary_text(found: dict[str, Any]) -> str:
     rows = {
         "run": f"{found['run']}: {found['state']} at step {found['step']:,}{_of(found['steps'])}",
         "loss": _training(found),
+        "terms": ", ".join(f"{name} {plain(value, 4)}" for name, value in found["terms"].items()),
         "validation": _validation(found),
         "throughput": _throughput(found),
         "MFU": (found["mfu_formula"] or "").removeprefix("MFU "),

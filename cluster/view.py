@@ -92,7 +92,8 @@ def progress_line(state: State) -> str:
     """ "step 120/300  loss 1.934  validation 1.987  35.9k tokens/s  12 s left"."""
     parts = [
         f"step {state.step:,}" + (f"/{state.total:,}" if state.total else ""),
-        f"loss {fixed(state.loss)}" if state.loss is not None else "loss not finite" if state.step else "",
+        f"loss {_loss(state)}" if state.loss is not None else "loss not finite" if state.step else "",
+        *(f"{name} {plain(value, 3)}" for name, value in state.terms.items()),
         f"validation {fixed(state.validation)}" if state.validation is not None else "",
         f"{count(state.tokens_per_second)} {state.items}/s" if state.tokens_per_second else "",
         f"{duration(state.seconds_left)} left" if state.seconds_left and not state.outcome else "",
@@ -132,7 +133,8 @@ def _bar(state: State) -> Table:
 
 def _figures(state: State) -> Text:
     known = {
-        "loss": fixed(state.loss) if state.loss is not None else "",
+        "loss": _loss(state) if state.loss is not None else "",
+        **{name: plain(value, 3) for name, value in state.terms.items()},
         "validation": fixed(state.validation) if state.validation is not None else "",
         "bits per byte": fixed(state.bits_per_byte) if state.bits_per_byte is not None else "",
         f"{state.items}/s": count(state.tokens_per_second) if state.tokens_per_second else "",
@@ -144,6 +146,11 @@ def _figures(state: State) -> Text:
         if value:
             words.append(f"{what} ", "dim").append(value, "bold").append("   ")
     return words
+
+
+def _loss(state: State) -> str:
+    """The last step's, with its phase."""
+    return fixed(state.loss) + (f" ({state.turn})" if state.turn else "")
 
 
 def _health(state: State, now: float) -> Table:

@@ -176,6 +176,7 @@ def summary_fields(record: History) -> dict[str, Any]:
     return {
         "step": record.step,
         "loss": curve[-1].get("loss") if curve else None,
+        "terms": last_terms(curve),
         "validation_loss": evals[-1]["loss"] if evals else None,
         "bits_per_byte": evals[-1].get("bits_per_byte") if evals else None,
         "tokens_per_second": throughput(curve),
@@ -183,6 +184,31 @@ def summary_fields(record: History) -> dict[str, Any]:
         "restarts": record.restarts,
         "steps_lost": record.steps_lost,
     }
+
+
+def by_turn(steps: Iterable[Event]) -> dict[str, list[Event]]:
+    """Steps of each of the entry's phases, in the order in which they first came; "" where it has none.
+
+    What phases tell under one name (their losses) are different things: no line goes from one to another.
+    """
+    found: dict[str, list[Event]] = {}
+    for step in steps:
+        found.setdefault(step.get("turn") or "", []).append(step)
+    return found
+
+
+def terms(step: Event) -> dict[str, float]:
+    """The named means that a step told besides its loss."""
+    told = step.get("terms") or {}
+    return {name: value for name, value in told.items() if name != "loss" and value is not None}
+
+
+def last_terms(steps: Iterable[Event]) -> dict[str, float]:
+    """The newest value of each term; a step tells only those of which it had an item."""
+    found: dict[str, float] = {}
+    for step in steps:
+        found |= terms(step)
+    return found
 
 
 def own_spent(step: Event) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .events import Event
+from .history import terms
 
 SCALARS = {
     "step": {"loss": "train/loss", "lr": "train/learning_rate", "grad_norm": "train/gradient_norm"},
@@ -44,9 +45,12 @@ class TensorBoard:
         if event.kind == "resume":
             self._withdraw(event)
         elif event.kind in SCALARS and self._reports(event):
-            values = {tag: event.get(name) for name, tag in SCALARS[event.kind].items()}
+            turn = f"/{event['turn']}" if event.get("turn") else ""  # phases' losses are different things
+            values = {f"{tag}{turn}": event.get(name) for name, tag in SCALARS[event.kind].items()}
             if event.kind == "step" and event.get("tokens") and event.get("seconds"):
                 values["train/tokens_per_second"] = event["tokens"] / event["seconds"]
+            if event.kind == "step":
+                values |= {f"train/{name}": value for name, value in terms(event).items()}
             self._scalars(event, {tag: float(value) for tag, value in values.items() if value is not None})
 
     def _reports(self, event: Event) -> bool:

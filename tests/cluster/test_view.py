@@ -197,3 +197,17 @@ def test_a_terminal_gets_the_picture(tmp_path):
     watch(finished(tmp_path), lambda: False, stream)
     assert "300/300" in stream.getvalue()
     assert "\x1b[" in stream.getvalue()
+
+
+def test_phases_have_curves_of_their_own_and_terms_are_told():
+    state = told(BEGIN, total=4)
+    for number, turn in enumerate(("fresh", "again", "fresh", "again"), 1):
+        found = {"loss": 1.0, **({"return": 20.0 + number} if turn == "fresh" else {})}
+        state.update(
+            event("step", 1.0 + number, 0, step=number, loss=float(number), turn=turn, terms=found, seconds=1.0)
+        )
+    assert state.curve == [(1.0, 1.0), (3.0, 3.0)]
+    assert progress_line(state).startswith("step 4/4  loss 4.000 (again)  return 23")
+    assert "return 23" in shown(state, 9.0)
+    state.update(event("resume", 9.0, 0, step=2, source="snapshot", attempt=1))
+    assert state.curves == {"fresh": [(1.0, 1.0)], "again": [(2.0, 2.0)]}

@@ -297,3 +297,30 @@ def test_a_browser_runs_nothing_of_a_hostile_run(tmp_path, visit):
     assert tags.count("script") == 1
     assert "img" not in tags
     assert found.requests == ["/"]
+
+
+def alternating(tmp_path: Path) -> RunFolder:
+    """A run of two phases whose losses are far apart, with a term that not every step tells."""
+    run = create(tmp_path, "rivals", "[model]\nname = 'rivals:ENTRY'\n", plan={})
+    writer = Pretended(run, steps=20, ranks=1)
+    writer.begin()
+    for step in range(1, 21):
+        turn = "critic" if step % 2 else "generator"
+        told = {"loss": 100.0, "return": 7.0 + step} if turn == "critic" else {"loss": 1.0}
+        writer.tell(
+            0, "step", step=step, loss=told["loss"], terms=told, turn=turn, grad_norm=told["loss"], lr=0.1, seconds=0.1
+        )
+    writer.tell(0, "eval", step=20, loss=2.0, terms={"loss": 2.0, "return": 30.0}, seconds=0.1)
+    writer.tell(None, "finished")
+    return run
+
+
+def test_phases_have_lines_of_their_own_and_terms_a_chart(tmp_path):
+    shown = Page(page(gather(alternating(tmp_path))))
+    assert {"Loss", "Return"} <= shown.drawn().keys()
+    data = [json.loads(given["data-curves"]) for _, given in shown.tags if "data-curves" in given]
+    loss = {curve["n"]: curve for curve in data[0]}
+    assert loss["critic"]["y"] == ["100"] * 10 and loss["critic"]["x"] == [*range(1, 21, 2)]
+    assert loss["generator"]["y"] == ["1"] * 10 and loss["generator"]["x"] == [*range(2, 21, 2)]
+    returned = next(each for each in data if each[0]["y"][0] == "8")
+    assert [(curve["n"], len(curve["x"])) for curve in returned] == [("critic", 10), ("validation", 1)]

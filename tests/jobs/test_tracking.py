@@ -34,6 +34,18 @@ def test_tensorboard_reads_the_scalars(tmp_path):
     assert scalars(tmp_path, "validation/bits_per_byte") == [(2, 1.8)]
 
 
+def test_terms_are_scalars_and_phases_have_losses_of_their_own(tmp_path):
+    board = TensorBoard(tmp_path)
+    for step, turn in enumerate(("critic", "generator", "critic"), 1):
+        board.update(
+            event("step", step, loss=float(step), turn=turn, terms={"loss": float(step), "return": 2.0 * step})
+        )
+    board.close()
+    assert scalars(tmp_path, "train/loss/critic") == [(1, 1.0), (3, 3.0)]
+    assert scalars(tmp_path, "train/loss/generator") == [(2, 2.0)]
+    assert scalars(tmp_path, "train/return") == [(1, 2.0), (2, 4.0), (3, 6.0)]
+
+
 def test_steps_that_a_restart_takes_back_are_withdrawn(tmp_path):
     board = TensorBoard(tmp_path)
     for step in (1, 2, 3):
