@@ -129,6 +129,8 @@ def categorical(
 
 def hashed(key: Tensor, name: str, shape: Dims, start: Start | None = None, extent: Dims | None = None) -> Tensor:
     """The 32 random bits of each element, int32 [B, *shape]; arguments and errors as in `draw`."""
+    if torch.compiler.is_compiling():
+        return _operator(key, name, shape, start or (), extent or ())
     first, second = _stream(key, name, len(shape))
     x = _positions(shape, start, extent, key.device).mul_(SPREAD) + first
     x ^= _right(x, 16)
@@ -136,6 +138,14 @@ def hashed(key: Tensor, name: str, shape: Dims, start: Start | None = None, exte
     x ^= _right(x, 15)
     x *= ROUNDS[1]
     return x.bitwise_xor_(_right(x, 16))
+
+
+def _operator(key: Tensor, name: str, shape: Dims, start: Start, extent: Dims) -> Tensor:
+    """`hashed` as one operator of a compiled graph, which models/draw_operator.py registers."""
+    numbers = [-1 if isinstance(first, Tensor) else first for first in start]
+    indices = [first for first in start if isinstance(first, Tensor)]
+    result: Tensor = torch.ops.shardwright.hashed(key, name, tuple(shape), numbers, indices, tuple(extent))
+    return result
 
 
 def _stream(key: Tensor, name: str, dims: int) -> tuple[Tensor, Tensor]:

@@ -54,10 +54,3 @@ def loss_scale(dtype: str, terms: int, items: int) -> LossScale | None:
         items: of a global batch.
     """
     return LossScale(items if terms == 1 else 1) if dtype == "fp16" else None
-
-
-def refusal(name: str, solver: str) -> str:
-    """Why an entry cannot be trained in fp16, in one sentence; "" where it can."""
-    if not solver:
-        return ""
-    return f"{name} moves by a solver of its own ({solver}), which has no update to leave out; use fp32 or bf16"

@@ -69,6 +69,7 @@ class TrainOptions:
     activations: str = option(
         "exact", "what is kept for backward; int8: bytes, off by at most 1/254", choices=("exact", "int8")
     )
+    compile: bool = option(False, "compile each unit of the model (torch.compile)")
     debug: bool = option(False, "compare each unit's forward and backward between workers, and name a mismatch")
     clip: float = option(1.0, "largest global gradient norm; 0 turns clipping off", minimum=0.0)
     trace: str = option(

@@ -4,9 +4,10 @@
 2. cut        a pipeline stage drops the units it does not hold, while their names still stand;
 3. place      modules that ask are told where they stand in the mesh;
 4. split      tensor and expert parallel take their part before anything wraps it, so that ZeRO shards what is left;
-5. recompute  inside ZeRO's hooks, so that a recomputed forward finds its parameters gathered;
-6. chunks     where a rank of a pipeline holds several parts of the model, each becomes a module of its own;
-7. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
+5. compile    what each rank computes, without what follows;
+6. recompute  inside ZeRO's hooks, so that a recomputed forward finds its parameters gathered;
+7. chunks     where a rank of a pipeline holds several parts of the model, each becomes a module of its own;
+8. zero       outermost, unit by unit; or, for replicas, buckets over the finished parameters.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from ..models.program import build
 from .activations import keep_bytes
 from .activations import recompute as recompute_unit
 from .agreement import Agreed, Agreement, watched
+from .compilation import compile_units
 from .gradients import copies
 from .groups import Group, freeze
 from .layout import Layout, Place
@@ -52,6 +54,7 @@ def parallelize(
     activations: str = "exact",
     debug: bool = False,
     groups: Sequence[Group] = (),
+    compiled: bool = False,
 ) -> Sharded:
     """Build an entry's Program and shard it as the mesh says. Collective.
 
@@ -60,9 +63,10 @@ def parallelize(
         tokens: tokens of one sample, for the shapes between pipeline stages.
         dtype, recompute, activations, debug: as in TrainOptions.
         groups: of the optimizer's parameters, some of them frozen.
+        compiled: as TrainOptions.compile.
 
     Raises:
-        ValueError: the entry cannot be split so, or a group fits no parameter; the sentence says why.
+        ValueError: the entry cannot be split or compiled so, or a group fits no parameter; the sentence says why.
     """
     layout, compute = mesh.layout, COMPUTE[dtype]
     if reason := refusal(entry, config, layout) or layout.refusal(tokens):
@@ -81,13 +85,16 @@ def parallelize(
         assert entry.tensor is not None
         split_layers(program, entry.tensor(config), axis, mesh.axes)
     experts = split_experts(program, entry.experts, mesh)
+    if compiled:
+        compile_units(entry, program, held)
     _save_less([program.get_submodule(path) for path in held or [""]], recompute, activations)
     chunks = [chunk_of(program, held, part) for part in units] if len(units) > 1 else [program]
     pipeline = None
     if layout.pipeline > 1:
         between = compute if layout.shards > 1 else None  # autocast leaves the residual stream in fp32
         kinds = partial(_boundary, entry, config, layout.tokens(tokens), between)
-        split = splits_backward(SCHEDULES[layout.schedule], layout.shards, recompute)
+        # a compiled unit gives all its gradients at once, and only once
+        split = not compiled and splits_backward(SCHEDULES[layout.schedule], layout.shards, recompute)
         pipeline = Pipeline(chunks, parts, mesh, kinds, split=split)
     sync = _synchronise(entry, chunks, units, mesh, compute, experts)
     if debug:

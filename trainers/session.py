@@ -91,6 +91,7 @@ class Session:
             recompute=options.recompute,
             activations=options.activations,
             debug=options.debug,
+            compiled=options.compile,
         )
         self.model, self.state = engine.model, engine.state
         slots = share(options.global_batch, training.layout.data)

@@ -13,7 +13,7 @@ from shardwright.trainers.layout import Layout
 OWN = """
 from shardwright.models.entry import Entry
 WHOLE = Entry(build=lambda: None, coupled="batch")
-UNCUT = Entry(build=lambda: None, refusals={"pipeline": "its layers run in a circle"})
+UNCUT = Entry(build=lambda: None, name="uncut", refusals={"pipeline": "its layers run in a circle"})
 IMAGES = Entry(build=lambda: None, dataset="digits")
 PLAYER = Entry(build=lambda: None, data="experience")
 SOLVED = Entry(build=lambda: None, dataset="digits", name="solved", solver="own_entries:solve")
@@ -116,6 +116,11 @@ def test_what_fits_gets_its_layout() -> None:
             "model.name=own_entries:SOLVED model.preset= data.name=digits parallel.pipeline=1 parallel.shard=4 "
             "train.dtype=fp16",
             'train.dtype = "fp16" cannot be: solved moves by a solver of its own (own_entries:solve), which has no',
+        ),
+        (
+            "model.name=own_entries:UNCUT model.preset= data.name=digits parallel.pipeline=1 parallel.shard=4 "
+            "train.compile=true",
+            "train.compile = true cannot be: uncut names no units to compile",
         ),
         ('optimizer.groups."embed.*".lr=-1', "lr = -1, expected a factor of the learning rate"),
         ('optimizer.groups."bmbed.*".lr=1', "optimizer.groups.'bmbed.*' fits no parameter; the first of 68 are embed"),
