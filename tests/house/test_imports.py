@@ -36,6 +36,7 @@ WITHOUT_TORCH = (  # and what is read on a machine that only submits, watches an
     "trainers/memory_pieces.py",
     "trainers/pipeline_order.py",
     "trainers/portions.py",
+    "trainers/refusals.py",
     "trainers/sink.py",
     "trainers/checkpoint/manifest.py",
     "trainers/checkpoint/snapshot.py",
