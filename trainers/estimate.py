@@ -57,10 +57,10 @@ def count(entry: Entry, config: Any, tensor: int = 1) -> Counted:
     units, tied = tuple(unit.path for unit in entry.units(config)) if entry.units else (), ties(entry, config)
     plan = entry.tensor(config) if entry.tensor and tensor > 1 else None
     if entry.shapes is not None:
-        return Counted(Sizes(entry.shapes(config), units, tied, plan), "by the entry")
+        return Counted(Sizes(entry.shapes(config), units, tied, plan, entry.experts), "by the entry")
     if entry.parameters is not None and plan is None:
         return Counted(Sizes(_flat(entry, config), units, tied), "by the entry")
-    return Counted(Sizes(_built(entry, config), units, tied, plan), "on the meta device")
+    return Counted(Sizes(_built(entry, config), units, tied, plan, entry.experts), "on the meta device")
 
 
 def _flat(entry: Entry, config: Any) -> Mapping[str, Shape]:
@@ -102,13 +102,19 @@ def activations(entry: Entry, config: Any, samples: int, tokens: int, dtype: str
     )
 
 
+def stream_bytes(entry: Entry, config: Any, slots: int) -> int:
+    """What so many slots carry from a step to the next."""
+    streams = entry.streams(config).values() if entry.streams else ()
+    return slots * sum(prod(stream.shape) * BYTES[stream.dtype] for stream in streams)
+
+
 def rank_memory(entry: Entry, config: Any, portions: Portions, micro_batch: int, sizes: Sizes) -> MemoryPlan:
     """The memory of the rank that needs most, with a micro-batch of so many samples."""
-    train = portions.train
+    train, layout = portions.train, portions.layout
     return memory_plan(
         sizes,
-        portions.layout,
-        activations(entry, config, micro_batch, portions.tokens, train.dtype),
+        layout,
+        activations(entry, config, micro_batch, portions.tokens // layout.context, train.dtype),
         portions.optimizer,
         dtype=train.dtype,
         recompute=train.recompute,

@@ -55,7 +55,7 @@ def memory_plan(
         ValueError: the model has fewer units than the layout has stages.
     """
     compute = COMPUTE[dtype]
-    local = on_tensor_rank(activations, layout.tensor, autocast=layout.shards == 1 and compute != FULL)
+    local = on_tensor_rank(activations, sizes, layout, autocast=layout.shards == 1 and compute != FULL)
     plans = []
     for stage, parts in enumerate(chunks(sizes, layout)):
         rank = Rank(

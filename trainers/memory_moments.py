@@ -123,8 +123,8 @@ def moments(rank: Rank) -> Iterator[Moment]:
 
 
 def gathered_elements(rank: Rank, piece: Piece) -> int:
-    """Elements of a gathered piece, the padding of its shards included."""
-    return piece.shard * rank.layout.shards
+    """Elements of a gathered piece, the padding of its shards included; split experts are never gathered."""
+    return 0 if piece.apart else piece.shard * rank.layout.shards
 
 
 def _some(*terms: Term) -> tuple[Term, ...]:

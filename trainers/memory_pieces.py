@@ -14,6 +14,8 @@ from .layout import Layout
 from .pipeline_order import cut, schedule_of, splits_backward
 
 WHOLE = 4  # tensors of a block as wide as the residual stream: its input, two normed inputs, the middle
+GATHERED = 2  # of them, with sequence parallel, hold all tokens: the normed inputs
+LAST = 2  # such tensors of the last unit: its input, and that normed
 Shapes = Mapping[str, Shape]
 
 
@@ -25,6 +27,7 @@ class Sizes:
     units: tuple[str, ...] = ()  # module paths, in the order of forward
     tied: tuple[tuple[str, str], ...] = ()  # (owner, alias) parameter names
     tensor: TensorPlan | None = None
+    experts: tuple[str, ...] = ()  # patterns of parameters that the expert axis splits
 
     @property
     def parameters(self) -> int:
@@ -54,6 +57,7 @@ class Piece:
     tied: int  # elements of weights that are used twice in it
     copied: int  # of `shard`, a copy of a weight in another chunk: it is not updated itself
     late: bool  # reduced only when the whole backward has ended, since its inputs need no gradient
+    apart: bool = False  # split experts, which ZeRO leaves as they are
 
     @property
     def label(self) -> str:
@@ -139,11 +143,21 @@ def split_shape(name: str, shape: Shape, plan: TensorPlan | None, degree: int) -
     module, _, kind = name.rpartition(".")
     if plan is None or degree == 1:
         return shape
+    own = next((dim for pattern, dim in plan.own.items() if fnmatchcase(name, pattern)), None)
+    if own is not None:
+        return (*shape[:own], shape[own] // degree, *shape[own + 1 :])
+    if splits_vocabulary(name, shape, plan, degree):
+        return (shape[0] // degree, *shape[1:])
     if any(fnmatchcase(module, pattern) for pattern in plan.columns):
         return (shape[0] // degree, *shape[1:])
     if kind == "weight" and any(fnmatchcase(module, pattern) for pattern in plan.rows):
         return (shape[0], shape[1] // degree)
     return shape
+
+
+def splits_vocabulary(name: str, shape: Shape, plan: TensorPlan, degree: int) -> bool:
+    """Whether a parameter splits along dim 0 because the degree divides it."""
+    return any(fnmatchcase(name, pattern) for pattern in plan.vocabulary) and shape[0] % degree == 0
 
 
 def pieces(
@@ -160,6 +174,7 @@ def pieces(
     found = [_piece((), mine, sizes, layout, beside, late=True)]
     for group in reversed(_groups(sizes, units)):
         found.append(_piece(group, mine, sizes, layout, beside, late=first and units[0] in group))
+        found.append(_experts(group, mine, sizes, layout))
     return tuple(piece for piece in found if piece.elements)
 
 
@@ -202,6 +217,7 @@ def _piece(
 ) -> Piece:
     copies = {alias for owner, alias in sizes.tied if _inside(owner, beside)}
     named = within(mine, units) if units else {n: s for n, s in mine.items() if not _inside(n, sizes.units)}
+    named = {name: shape for name, shape in named.items() if not _splits_experts(name, sizes, layout)}
     local = {name: split_shape(name, shape, sizes.tensor, layout.tensor) for name, shape in named.items()}
     counts = {name: prod(shape) for name, shape in local.items()}
     twice = {owner for owner, alias in sizes.tied if owner in local and _inside(alias, units)}
@@ -214,6 +230,21 @@ def _piece(
         copied=sum(_shard(shape, layout) for name, shape in local.items() if name in copies),
         late=late,
     )
+
+
+def _experts(units: tuple[str, ...], mine: Shapes, sizes: Sizes, layout: Layout) -> Piece:
+    """The experts of some units that a rank holds whole, where the expert axis splits them."""
+    local = [
+        split_shape(name, shape, sizes.tensor, layout.tensor)
+        for name, shape in within(mine, units).items()
+        if _splits_experts(name, sizes, layout)
+    ]
+    counts = [prod(shape) // layout.expert for shape in local]
+    return Piece(units, sum(counts), sum(counts), max(counts, default=0), tied=0, copied=0, late=False, apart=True)
+
+
+def _splits_experts(name: str, sizes: Sizes, layout: Layout) -> bool:
+    return layout.expert > 1 and any(fnmatchcase(name, pattern) for pattern in sizes.experts)
 
 
 def kept(
@@ -244,13 +275,27 @@ def _unit_bytes(unit: str, sizes: Sizes, activations: Activations) -> int:
     return activations.unit
 
 
-def on_tensor_rank(activations: Activations, degree: int, autocast: bool) -> Activations:
-    """A unit's bytes on one tensor rank: what is as wide as the residual stream is not split.
+def on_tensor_rank(activations: Activations, sizes: Sizes, layout: Layout, autocast: bool) -> Activations:
+    """The bytes on one tensor rank: what is as wide as the residual stream is not split, but by sequence parallel.
 
     Args:
         autocast: the residual stream is kept in fp32 beside its bf16 casts, which is twice its bf16 bytes more.
     """
-    wide = WHOLE * activations.boundary
-    whole = min(activations.unit, wide)
-    rest = (activations.unit - whole) // degree
-    return replace(activations, unit=whole + rest + (wide if autocast else 0))
+    degree, stream = layout.tensor, activations.boundary
+    between = degree if layout.sequence else 1
+    whole = min(activations.unit, (GATHERED if layout.sequence else WHOLE) * stream)
+    unit = whole + (activations.unit - whole) // degree
+    logits = degree if _splits_logits(sizes, degree) else 1
+    last = min(activations.ends, LAST * stream)
+    return replace(
+        activations,
+        unit=unit + (WHOLE * stream // between if autocast else 0),
+        ends=last + (activations.ends - last) // logits,
+        passing=activations.passing // logits,
+        boundary=stream // between,
+    )
+
+
+def _splits_logits(sizes: Sizes, degree: int) -> bool:
+    plan = sizes.tensor
+    return plan is not None and any(splits_vocabulary(name, s, plan, degree) for name, s in sizes.shapes.items())

@@ -34,9 +34,11 @@ Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, weight, bias) -
 class Column(nn.Module):
     """x with all features -> this rank's share of the output features."""
 
-    def __init__(self, layer: nn.Module, axis: DeviceMesh, axes: Axes, enters: bool) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: Any, axis: DeviceMesh, axes: Axes, enters: bool) -> None:
         super().__init__()
-        self.layer, self.axes = arithmetic(layer), axes
+        self.arithmetic, self.axes = arithmetic(layer), axes
         self.enters = enters  # False: the module around it has entered the split region already
         self.weight = split_parameter(layer.weight, axis, output_dim(layer))
         self.bias = None if layer.bias is None else split_parameter(layer.bias, axis, 0)
@@ -44,27 +46,29 @@ class Column(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.enters:
             x = into(x, self.axes)
-        return self.layer(x, local(self.weight), None if self.bias is None else local(self.bias))
+        return self.arithmetic(x, local(self.weight), None if self.bias is None else local(self.bias))
 
 
 class Row(nn.Module):
     """x with this rank's share of the features -> the whole output; with sequence parallel, of this rank's tokens."""
 
-    def __init__(self, layer: nn.Module, axis: DeviceMesh, axes: Axes) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: Any, axis: DeviceMesh, axes: Axes) -> None:
         super().__init__()
-        self.layer, self.axes = arithmetic(layer), axes
+        self.arithmetic, self.axes = arithmetic(layer), axes
         self.weight = split_parameter(layer.weight, axis, 1 - output_dim(layer))
         self.bias = layer.bias  # added once, after the sum: the same on every rank
         self.trailing = self.weight.ndim - 2  # dims behind the features
 
     def forward(self, x: Tensor) -> Tensor:
-        y = out_of(self.layer(x, local(self.weight), None), self.axes)
+        y = out_of(self.arithmetic(x, local(self.weight), None), self.axes)
         if self.bias is None:
             return y
         return y + self.bias.view(-1, *[1] * self.trailing)
 
 
-def arithmetic(layer: nn.Module) -> Layer:
+def arithmetic(layer: Any) -> Layer:
     """What a linear or convolution layer computes from its input and its own or other weights.
 
     Raises:

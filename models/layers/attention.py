@@ -121,7 +121,8 @@ def _weigh(
         weights = _probabilities(query, keys, causal, mask, scale)
         start, extent = (where.head, where.query, 0), (drop.heads, where.whole, where.whole)
         weights = dropout(weights, drop.p, drop.key, drop.name, start, extent)
-        return (weights.unflatten(1, (keys.shape[1], -1)) @ values.unsqueeze(2)).flatten(1, 2)
+        mixed: Tensor = (weights.unflatten(1, (keys.shape[1], -1)) @ values.unsqueeze(2)).flatten(1, 2)
+        return mixed
     square = query.shape[2] == keys.shape[2]
     if causal and (mask is not None or not square):
         mask, causal = _seen(query, keys, mask), False
@@ -134,7 +135,7 @@ def _weigh(
 def _probabilities(query: Tensor, keys: Tensor, causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
     """How much each token attends to each: [B, H, T, S]."""
     grouped = query.unflatten(1, (keys.shape[1], -1))
-    scores = (grouped @ keys.unsqueeze(2).transpose(-2, -1)).flatten(1, 2)
+    scores: Tensor = (grouped @ keys.unsqueeze(2).transpose(-2, -1)).flatten(1, 2)
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     if causal:
         mask = _seen(query, keys, mask)

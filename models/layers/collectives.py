@@ -103,6 +103,12 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     return result
 
 
+def _ready(x: Tensor) -> Tensor:
+    """What a functional collective returned, waited for."""
+    done: Tensor = functional.wait_tensor(x)
+    return done
+
+
 def _sum(x: Tensor, axis: Axis) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)  # gloo reads permuted strides wrongly
     dist.all_reduce(total, group=axis.group)
@@ -173,7 +179,7 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
         ctx.axis, ctx.dim = axis, dim
         rows = torch.cat(_parts(x, axis, dim))  # the sum's parts lie one after the other along dim 0
-        return functional.wait_tensor(functional.reduce_scatter_tensor(rows, "sum", 0, axis.group))  # type: ignore[arg-type]
+        return _ready(functional.reduce_scatter_tensor(rows, "sum", 0, axis.group))  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -220,8 +226,7 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: Axis, sent: tuple[int, ...], received: tuple[int, ...]) -> Tensor:
         ctx.axis, ctx.counts = axis, (sent, received)
-        back = functional.all_to_all_single(x.contiguous(), list(received), list(sent), axis.group)  # type: ignore[arg-type]
-        return functional.wait_tensor(back)
+        return _ready(functional.all_to_all_single(x.contiguous(), list(received), list(sent), axis.group))  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:

@@ -49,4 +49,4 @@ def dispatch(x: Tensor, routes: Routes, axis: Axis) -> Tensor:
 def combine(y: Tensor, routes: Routes, axis: Axis) -> Tensor:
     """What experts made of such rows, back to their tokens: [sum(sizes), C] to [N, K, C]."""
     back = exchange(y[routes.grouping.argsort()], axis, routes.received, routes.sent)
-    return back[routes.order.argsort()].unflatten(0, (-1, routes.choices))
+    return back[routes.order.argsort()].view(-1, routes.choices, y.shape[1])

@@ -92,4 +92,5 @@ def imbalance(load: Tensor, choices: int, axes: Axes) -> Tensor:
         load = leave(load, axes.tensor)
     probabilities, times = total(load, axes.data)
     rows = times.sum() / choices
-    return load.shape[1] * (times / rows * probabilities / rows).sum()
+    uneven: Tensor = load.shape[1] * (times / rows * probabilities / rows).sum()
+    return uneven

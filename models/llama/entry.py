@@ -79,7 +79,7 @@ def attention_shapes(config: LlamaConfig) -> of.Shapes:
 
 def decoder_shapes(config: LlamaConfig, block: of.Shapes) -> dict[str, Shape]:
     """Every parameter of a Program whose blocks have these; a tied projection is the embedding."""
-    found = {"embed.weight": (config.vocab_size, config.width)}
+    found: dict[str, Shape] = {"embed.weight": (config.vocab_size, config.width)}
     found |= {f"blocks.{layer}.{name}": shape for layer in range(config.layers) for name, shape in block.items()}
     found |= {"head.norm.weight": (config.width,)}
     return found if config.tied else found | {"head.weight": (config.vocab_size, config.width)}

@@ -62,7 +62,7 @@ PRESETS = {
 def shapes(config: MixtralConfig) -> dict[str, Shape]:
     """Every parameter of the Program."""
     width, inside = config.width, (config.experts, config.hidden, config.width)
-    experts = {"gate": inside, "up": inside, "down": (config.experts, config.width, config.hidden)}
+    experts: of.Shapes = {"gate": inside, "up": inside, "down": (config.experts, config.width, config.hidden)}
     mixture = of.within(router=of.linear(width, config.experts, bias=False), experts=experts)
     norm = of.norm(width, bias=False)
     block = of.within(attention_norm=norm, attention=attention_shapes(config), mixture_norm=norm, mixture=mixture)

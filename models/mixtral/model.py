@@ -57,8 +57,10 @@ class Mixtral(nn.Module):
             load = load + found
         if self.head is None:
             return (x, load)
-        answer: dict[str, Tensor] | Terms = self.head(x, batch.get("targets"))
-        return self.balanced(answer, load) if "loss" in answer else answer
+        if "targets" not in batch:
+            logits: dict[str, Tensor] = self.head(x, None)
+            return logits
+        return self.balanced(self.head(x, batch["targets"]), load)
 
     def balanced(self, terms: Mapping[str, tuple[Tensor, Tensor]], load: Tensor) -> Terms:
         """The terms of the objective; each target bears the same share of the imbalance. Collective."""

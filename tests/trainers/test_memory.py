@@ -134,8 +134,9 @@ def test_the_tensor_axis_divides_what_the_plan_names_and_nothing_else() -> None:
         "blocks.0.mlp.contract.weight": (256, 1024),
         "blocks.0.mlp.contract.bias": (256,),
         "embed.tokens.weight": (256, 256),
+        "embed.positions.weight": (256, 256),
     }
-    expected = [(512, 256), (512,), (256, 512), (256,), (256, 256)]
+    expected = [(512, 256), (512,), (256, 512), (256,), (128, 256), (256, 256)]
     assert [split_shape(name, shape, plan, 2) for name, shape in split.items()] == expected
 
 
