@@ -75,9 +75,7 @@ def losses(
             scale.value = usual / 2  # on the last rank too
         if folder and index + 1 == 3 and scale is not None and not start:
             save(Path(folder), 3, engine.state.tensors, {"step": 3, "scale": scale.state()}, attempt=1, keep=1)
-    weights = {
-        name: float(x.double().sum()) for name, x in engine.model.weights().items() if not hasattr(x, "to_local")
-    }
+    weights = {name: local(x).double().sum().item() for name, x in engine.model.weights().items()}
     return found | {"weights": weights, "updates": step.updates("embed.tokens.weight", STEPS)}
 
 
