@@ -55,7 +55,7 @@ class MLPConfig:
 
 
 PRESETS = {
-    "tiny": MLPConfig(inputs=64, hidden=(64, 32, 32, 32), dropout=0.1),
+    "tiny": MLPConfig(inputs=64, hidden=(64, 32, 32, 32, 32, 32, 32), dropout=0.05),
     "iris": MLPConfig(inputs=4, hidden=(16, 16), classes=3, values="features"),
     "mnist": MLPConfig(),
     "wide": MLPConfig(hidden=(8192, 8192, 8192)),

@@ -1,7 +1,6 @@
-"""Does the torch-free record of an entry agree with the Program that is built from it? Checks that tests of entries share."""
+"""Does the torch-free record of an entry agree with the Program that is built from it? Checks that tests share."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from shardwright.models.catalog import find
