@@ -48,6 +48,7 @@ def check_job(job: Loaded) -> Checked:
     layout = check_mesh(job, entry, config)
     check_portions(job, entry, layout)
     check_text(job, entry, config)
+    check_tokens(job, entry, layout)
     check_trace(job)
     check_numbers(job, entry)
     check_groups(job, entry, config)
@@ -164,6 +165,13 @@ def check_text(job: Loaded, entry: Entry, config: Any) -> None:
         reason = f"has {ids} tokens, but the model has vocab_size={held}; set model.config.vocab_size={ids}"
         raise refuse(job, "data.tokenizer", reason)
     return None
+
+
+def check_tokens(job: Loaded, entry: Entry, layout: Layout) -> None:
+    """Whether a sample's tokens can be cut for the context axis and for sequence parallel."""
+    if entry.data == "tokens" and (why := layout.refusal(job.spec.data.sequence_length)):
+        keys = ("parallel.context", "parallel.sequence", "parallel.tensor", "data.sequence_length")
+        raise JobError(f"job {job.name!r}: {why}{places(job, keys)}")
 
 
 def check_unread(job: Loaded, entry: Entry) -> None:

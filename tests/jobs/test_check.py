@@ -111,6 +111,14 @@ def test_what_fits_gets_its_layout() -> None:
         ("model.config.heads=3", "job 'gpt': heads=3 does not divide width=128"),
         ("model.config.heads=many", "model.config.heads: command line)"),
         ("data.sequence_length=256", "data.sequence_length = 256 is more than the model's context=128"),
+        (
+            "parallel.pipeline=1 parallel.context=2 data.sequence_length=30",
+            "job 'gpt': context=2 cuts a sample into 4 chunks, which do not divide its 30 tokens (parallel.context: ",
+        ),
+        (
+            "parallel.pipeline=1 parallel.tensor=2 parallel.sequence=true data.sequence_length=31",
+            "sequence splits the 31 tokens of a rank, which tensor=2 does not divide (parallel.sequence: command line",
+        ),
         ("data.tokenizer=bpe", 'data.tokenizer = "bpe" has 4096 tokens, but the model has vocab_size=256; set'),
         (
             "model.name=own_entries:SOLVED model.preset= data.name=digits parallel.pipeline=1 parallel.shard=4 "
