@@ -14,8 +14,10 @@ def continue_text(
     """The prompt and what the weights of a checkpoint add to it. Torch must have no process group.
 
     Raises:
-        ValueError: the data has no tokenizer, or the prompt has no token.
+        ValueError: the model does not say what comes next, the data has no tokenizer, or the prompt has no token.
     """
+    if not checked.entry.continues:
+        raise ValueError(f"{checked.entry.name} is no model of the next token, so it cannot continue a text")
     program = whole_program(checked.entry, checked.config, checkpoint)
     context = data.tokens_per_sample or 1
     return generate(

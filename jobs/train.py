@@ -33,7 +33,7 @@ def train(worker: Worker, run: str) -> str:
     available = worker_bytes(worker.device, worker.world_size)
     session = Session(worker, training(job, checked, data, folder, available))
     reason = train_loop(session)
-    if reason == "finished" and data.held_out is not None and data.tokenizer is not None:
+    if reason == "finished" and checked.entry.continues and data.held_out is not None and data.tokenizer is not None:
         dist.destroy_process_group()  # every rank is done; a checkpoint is read by one process alone
         if worker.rank == 0:
             sample(worker, checked, data, folder)

@@ -115,6 +115,7 @@ class Entry:
     # tokens: batches of inputs and targets from packed text; experience: no data set, a batch holds only "sample" and
     # "key" of the slots 0 to global_batch - 1, each step the same ones, and what they live through is in `streams`
     dataset: str = ""  # a data.name: what the entry learns from where a job does not say
+    continues: bool = True  # tokens: "logits" are of the next one, so that a text can be continued
     parameters: Callable[[Any], int] | None = None  # elements, tied weights once
     shapes: Callable[[Any], Mapping[str, Shape]] | None = None  # each parameter's name -> shape, a tied one its owner's
     flops: Callable[[Any, int], float] | None = None  # (config, tokens per sample): forward FLOPs of one sample

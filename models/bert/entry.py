@@ -135,6 +135,7 @@ ENTRY = Entry(
     presets=PRESETS,
     data="tokens",
     dataset="stdlib",
+    continues=False,
     parameters=parameters,
     shapes=shapes,
     flops=flops,
