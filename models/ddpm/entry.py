@@ -53,10 +53,7 @@ class DDPMConfig:
 
 
 PRESETS = {
-    "tiny": DDPMConfig(
-        side=8, channels=1, width=16, multipliers=(1, 2), blocks=1, attention=(4,), groups=4,
-        times=100, first=1e-3, last=0.2,
-    ),  # fmt: skip
+    "tiny": DDPMConfig(8, 1, 16, (1, 2), blocks=1, attention=(4,), groups=4, times=100, first=1e-3, last=0.2),
     "cifar10": DDPMConfig(),
 }
 

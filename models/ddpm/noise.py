@@ -28,7 +28,9 @@ def noised(image: Tensor, noise: Tensor, share: Tensor) -> Tensor:
     return share.sqrt() * image + (1.0 - share).sqrt() * noise
 
 
-def denoised(noisy: Tensor, noise: Tensor, share: Tensor | float, next_share: Tensor | float, eta: float) -> tuple[Tensor, Tensor]:
+def denoised(
+    noisy: Tensor, noise: Tensor, share: Tensor | float, next_share: Tensor | float, eta: float
+) -> tuple[Tensor, Tensor]:
     """Mean [B, ...] and deviation (0-dim) of the image one level down, given the noise in it.
 
     Args:

@@ -1,9 +1,9 @@
 """What does MAML compute? How well a classifier does after adapting to a task, differentiated through the adapting.
 
 Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (2017). B tasks, S support
-images to learn from, Q query images to be asked about, C channels (of this rank, within a pair of layers under tensor
-parallel), X pixels of a side, K classes. All tasks of a batch adapt at once: weights have a first dim B and differ
-between tasks after the first step.
+images to learn from, Q query images to be asked about, N either, C channels or units (of this rank, within a pair of
+layers under tensor parallel), X pixels of a side, K classes. All tasks of a batch adapt at once: weights have a first
+dim B and differ between tasks after the first step.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ EPS = 1e-5
 class MAML(nn.Module):
     """The Program: tasks to the losses of their queries after adapting to their support images.
 
-    The normalisation of an image set uses that set's own statistics, as in the paper's code. Convolutions have no
-    bias, which it would take away again.
+    Support images, and queries, are normalised by their own statistics, as in the paper's code. Layers before a
+    normalisation have no bias, which it would take away again.
     """
 
     axes: Axes = ALONE
@@ -33,8 +33,8 @@ class MAML(nn.Module):
     def __init__(self, config: MAMLConfig) -> None:
         super().__init__()
         self.config = config
-        widths = (config.channels, *[config.width] * config.layers)
-        self.blocks = nn.ModuleList(Block(*pair) for pair in zip(widths, widths[1:], strict=False))
+        kernel = (KERNEL, KERNEL) if config.convolutions else ()
+        self.layers = nn.ModuleList(Layer(after, before, *kernel) for before, after in config.layers)
         self.head = nn.Linear(config.features, config.ways)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Terms:
@@ -75,46 +75,55 @@ class MAML(nn.Module):
 
     def logits(self, weights: Weights, images: Tensor) -> Tensor:
         """Of images [B, N, 1, X, X] under each task's own weights, [B, N, K]."""
-        x, axis = images, self.axes.tensor
-        for layer in range(len(self.blocks)):
-            x = enter(x, axis) if layer % 2 == 0 else x
-            x = convolve(x, weights[f"blocks.{layer}.weight"])
-            x = leave(x, axis) if layer % 2 else x
-            x = normalised(x) * per_channel(weights[f"blocks.{layer}.scale"])
-            x = x + per_channel(weights[f"blocks.{layer}.shift"])
-            x = F.max_pool2d(F.relu(x).flatten(0, 1), 2).unflatten(0, x.shape[:2])
+        axis, count = self.axes.tensor, len(self.layers)
+        x = images if self.config.convolutions else images.flatten(2)
+        for layer in range(count):
+            weight, scale, shift = (weights[f"layers.{layer}.{name}"] for name in ("weight", "scale", "shift"))
+            if layer % 2:
+                x = leave(apply(x, weight), axis)
+            else:
+                x = apply(enter(x, axis), weight)
+            x = F.relu(normalised(x) * per_channel(scale, x) + per_channel(shift, x))
+            x = halved(x) if self.config.convolutions else x
         found = x.flatten(2) @ weights["head.weight"].transpose(1, 2)
-        found = leave(found, axis) if len(self.blocks) % 2 else found
-        return found + weights["head.bias"][:, None]
+        return (leave(found, axis) if count % 2 else found) + weights["head.bias"][:, None]
 
 
-class Block(nn.Module):
-    """The weights of a convolution and of the normalisation behind it."""
+class Layer(nn.Module):
+    """The weights of a hidden layer and of the normalisation behind it."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(after, before, KERNEL, KERNEL))
-        self.scale = nn.Parameter(torch.ones(after))
-        self.shift = nn.Parameter(torch.zeros(after))
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.scale = nn.Parameter(torch.ones(shape[0]))
+        self.shift = nn.Parameter(torch.zeros(shape[0]))
         nn.init.kaiming_normal_(self.weight)
 
 
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, N, C, X, X] under the weight [B, D, C, 3, 3] of each task, [B, N, D, X, X]: one group a task."""
-    tasks, outputs = weight.shape[:2]
+def apply(x: Tensor, weight: Tensor) -> Tensor:
+    """x [B, N, C] or [B, N, C, X, X] under the weight [B, D, C] or [B, D, C, 3, 3] of each task, C to D."""
+    if weight.ndim == 3:
+        return x @ weight.transpose(1, 2)
+    tasks, outputs = weight.shape[:2]  # one group of channels a task
     found = F.conv2d(x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), padding=KERNEL // 2, groups=tasks)
     return found.unflatten(1, (tasks, outputs)).transpose(0, 1)
 
 
 def normalised(x: Tensor) -> Tensor:
-    """x [B, N, C, X, X], each channel of each task with mean 0 and variance 1."""
-    variance, mean = torch.var_mean(x, (1, 3, 4), correction=0, keepdim=True)
+    """x [B, N, C, ...], each channel of each task with mean 0 and variance 1."""
+    dims = [1, *range(3, x.ndim)]
+    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
     return (x - mean) * (variance + EPS).rsqrt()
 
 
-def per_channel(values: Tensor) -> Tensor:
-    """[B, C] as it broadcasts over [B, N, C, X, X]."""
-    return values[:, None, :, None, None]
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """[B, C] as it broadcasts over x [B, N, C, ...]."""
+    return values.view(values.shape[0], 1, -1, *[1] * (x.ndim - 3))
+
+
+def halved(x: Tensor) -> Tensor:
+    """[B, N, C, X, X] to [B, N, C, X / 2, X / 2], the largest of four pixels each."""
+    return F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:

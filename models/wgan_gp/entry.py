@@ -113,5 +113,5 @@ ENTRY = Entry(
     tensor=tensor,
     divides={"tensor": "width"},
     phases=PHASES,
-    refusals={"pipeline": "the gradient penalty differentiates the whole critic inside forward, so no stage can hold a part"},
+    refusals={"pipeline": "the gradient penalty differentiates the whole critic inside forward, so it cannot be cut"},
 )

@@ -5,6 +5,7 @@ that an image is made from. Pixels lie in [0, 1].
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +77,7 @@ class Critic(nn.Module):
     def __init__(self, config: WGANGPConfig) -> None:
         super().__init__()
         self.shrink = nn.ModuleList(
-            nn.Conv2d(before, after, KERNEL, stride=2, padding=KERNEL // 2)
-            for before, after in zip(config.widths, config.widths[1:], strict=False)
+            nn.Conv2d(before, after, KERNEL, stride=2, padding=KERNEL // 2) for before, after in pairwise(config.widths)
         )
         self.score = nn.Linear(config.widths[-1] * config.sides[-1] ** 2, 1)
 
@@ -98,7 +98,7 @@ class Generator(nn.Module):
         self.project = nn.Linear(config.latent, widths[0] * self.sides[0] ** 2)
         self.grow = nn.ModuleList(
             nn.ConvTranspose2d(before, after, KERNEL, stride=2, padding=KERNEL // 2, output_padding=1)
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in pairwise(widths)
         )
 
     def forward(self, latent: Tensor) -> Tensor:
