@@ -101,6 +101,7 @@ class DeepSpeedModel:
     def run(self, micro_batches: Sequence[Batch], *, phase: str = "", weights: Mapping[str, float] = LOSS) -> Passed:
         """Forward and backward of one step."""
         self.engine.train()
+        self.fragments.clear()
         self.factor, passed = 1.0, Passed()
         for index, batch in enumerate(micro_batches):
             self.engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)

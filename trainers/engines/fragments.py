@@ -52,6 +52,10 @@ class Fragments(ABC):
     def spread(self) -> None:
         """Bring changed weights to where forward reads them. Collective."""
 
+    @abstractmethod
+    def clear(self) -> None:
+        """Zero what gradients are left of the step before: a parameter may get none in this one."""
+
     def states(self) -> list[str]:
         """Names of the states that are shaped like their parameters."""
         flat = self.flats()[0]
@@ -144,6 +148,9 @@ class Partitions(Fragments):
             return self.parameters[name].detach().clone()
         return super().whole(name, what, owner)
 
+    def clear(self) -> None:
+        """None are."""
+
     def spread(self) -> None:
         """Every rank holds all weights."""
         self.optimizer.update_lp_params()
@@ -175,6 +182,12 @@ class Shards(Fragments):
         else:
             found = self.optimizer.get_local_fp32_param(parameter, None if what == WEIGHT else what)
         return found.detach()
+
+    def clear(self) -> None:
+        """DeepSpeed keeps them, and would take them for new ones."""
+        for name in self.trained:
+            if (piece := self.piece(name, GRADIENT)) is not None:
+                piece.zero_()
 
     def spread(self) -> None:
         """Forward gathers from other memory than the rule updates."""

@@ -71,8 +71,6 @@ def _of_deepspeed(entry: Entry, layout: Layout) -> Iterator[str]:
         yield f"replicate={layout.replicate} beside zero is not offered by engine=deepspeed; give its workers to shard"
     if layout.zero == 3 and entry.units is None:
         yield f"DeepSpeed gathers a module's parameters by its hooks, and {name} names no units whose hooks would run"
-    if entry.experts:
-        yield f"an expert of {name} may get no token, and DeepSpeed waits for a gradient of every parameter"
     if layout.zero == 3 and entry.follows:
         yield f"parameters of {name} follow others element by element, and DeepSpeed keeps both in pieces of its own"
     if layout.pipeline > 1 and entry.streams:

@@ -64,7 +64,6 @@ def test_what_it_cannot(strategy: str, reason: str) -> None:
         ("horovod", replace(PLAIN, phases=(Phase("one", ("*",)),)), "trains parts of its model in turn (phases)"),
         ("fairscale_oss", replace(PLAIN, solver="here:Rule"), "is trained by a solver of its own"),
         ("deepspeed_zero3", replace(PLAIN, units=None), "plain names no units whose hooks would run"),
-        ("deepspeed_zero1", replace(PLAIN, experts=("experts.*",)), "an expert of plain may get no token"),
         ("deepspeed_zero3", replace(PLAIN, follows=lambda _: ()), "parameters of plain follow others"),
         ("deepspeed_pipeline2", replace(PLAIN, streams=lambda _: {"h": Stream((1,))}), "(streams)"),
         ("fairscale_pipeline2", replace(PLAIN, streams=lambda _: {"h": Stream((1,))}), "(streams)"),
