@@ -176,7 +176,8 @@ class Session:
         means = {name: total / count for name, (total, count) in sums.items() if count}
         loss = sum(weight * means[name] for name, weight in self.training.entry.objective.items())
         size = self.training.data.bytes_per_token
-        bits = loss / (log(2) * size) if size else None
+        whole = self.training.entry.continues  # a text costs so many bits where each of its tokens is predicted
+        bits = loss / (log(2) * size) if size and whole else None
         self.worker.tell(
             "eval", step=done, loss=loss, terms=means, bits_per_byte=bits, seconds=self.clock.spent["eval"]
         )
