@@ -12,7 +12,7 @@ from ..jobs.check import Checked, blaming, check_job, check_place
 from ..jobs.load import Loaded, load_job
 from ..jobs.spec import JobSpec
 from ..models.entry import Entry
-from ..trainers.estimate import Portions, available_for_worker, count, estimate_micro_batch, rank_memory
+from ..trainers.estimate import Portions, available_for_worker, count, estimate_micro_batch, rank_memory, stream_bytes
 from ..trainers.memory import states
 from ..trainers.memory_moments import FULL
 from ..trainers.memory_pieces import Sizes, stages
@@ -52,6 +52,7 @@ def plan_job(job: Loaded, checked: Checked, memory: int | None = None) -> Launch
     settled = spec.train.micro_batch != "auto"
     size = spec.train.micro_batch if isinstance(spec.train.micro_batch, int) else 0
     micro_batch = size or estimate_micro_batch(entry, config, portions, available)
+    rows = stream_bytes(entry, config, spec.train.global_batch)
     needed = rank_memory(entry, config, portions, micro_batch, counted.sizes)
     return LaunchPlan(
         job=job.name,
@@ -71,8 +72,8 @@ def plan_job(job: Loaded, checked: Checked, memory: int | None = None) -> Launch
         memory=needed,
         complete=entry.activations is not None,
         available=available,
-        snapshot=2 * needed.snapshot if spec.recovery.snapshot_every else 0,
-        checkpoint=_checkpoint(counted.sizes, spec),
+        snapshot=2 * (needed.snapshot + rows // layout.data) if spec.recovery.snapshot_every else 0,
+        checkpoint=_checkpoint(counted.sizes, spec) + rows,
         kept=spec.checkpoint.keep,
     )
 
