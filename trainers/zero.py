@@ -24,6 +24,7 @@ class ZeroSync:
         assert isinstance(program, FSDPModule)
         self.program: FSDPModule = program
         self.parameters = list(program.parameters())
+        self.gathered = [module for module in program.modules() if isinstance(module, FSDPModule)]
         self.stage = stage
 
     def zero(self) -> None:
@@ -38,9 +39,8 @@ class ZeroSync:
 
     def finish(self) -> None:
         """Free what is still gathered where no backward came: its weights would be old after the next update."""
-        for module in self.program.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        for module in self.gathered:
+            module.reshard()
 
 
 def shard_units(

@@ -118,7 +118,8 @@ class GRU(nn.Module):
         by_input, by_hidden = inputs.unflatten(-1, (-1, 3)).unbind(-1), recurrent.unbind(-1)
         reset, update = ((a + b).sigmoid() for a, b in zip(by_input[:2], by_hidden[:2], strict=True))
         candidate = (by_input[2] + reset * (by_hidden[2] + local(self.reset_bias))).tanh()
-        return candidate + update * (own - candidate)
+        new: Tensor = candidate + update * (own - candidate)
+        return new
 
 
 def by_gate(weight: Tensor) -> Tensor:
