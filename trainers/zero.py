@@ -36,6 +36,7 @@ class ZeroSync:
         """Say, before a forward and its backward, whether the backward is the step's last one."""
         self.program.set_reshard_after_backward(last or self.stage == 3)
         self.program.set_requires_gradient_sync(last or self.stage >= 2)
+        self.program.set_requires_all_reduce(last)  # replicas of shards add up once, over what the shards have summed
 
     def finish(self) -> None:
         """Free what is still gathered where no backward came: its weights would be old after the next update."""
