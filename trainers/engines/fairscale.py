@@ -45,9 +45,11 @@ class OwnersOptimizer(ShardedOptimizer):
 
     def step(self, lr: float, names: Iterable[str] | None = None) -> None:
         """Update the named parameters, or all."""
-        super().step(lr, [name for name in names or self.leaves if name in self.leaves])
-        for parameter in self.parameters.values():
-            parameter.grad = None  # zeros, where another rank owns it
+        named = set(self.parameters if names is None else names)
+        for name, parameter in self.parameters.items():
+            if name not in named or name not in self.leaves:  # zeros, in another phase or where another rank owns it
+                parameter.grad = None
+        super().step(lr, [name for name in self.leaves if name in named])
 
     def apply(self) -> None:
         """Update what this rank owns, and receive the rest from its owners. Collective."""

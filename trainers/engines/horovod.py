@@ -9,6 +9,7 @@ decay moves the weights. Every rank builds the same model and reads the same che
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,14 @@ class HorovodOptimizer(ShardedOptimizer):
         import horovod.torch as hvd
 
         return hvd.DistributedOptimizer(rule, self.parameters.items(), op=hvd.Sum)
+
+    def step(self, lr: float, names: Iterable[str] | None = None) -> None:
+        """Update the named parameters, or all; the others were reduced too, and have a gradient of zeros."""
+        named = set(self.parameters if names is None else names)
+        for name, parameter in self.parameters.items():
+            if name not in named:
+                parameter.grad = None
+        super().step(lr, named)
 
     def apply(self) -> None:
         """Update from gradients that are reduced already."""

@@ -54,10 +54,8 @@ def _of_axes(layout: Layout) -> Iterator[str]:
 
 
 def _of_entry(entry: Entry, engine: str) -> Iterator[str]:
-    name = entry.name or "this entry"
-    if entry.phases:
-        yield f"{name} trains parts of its model in turn (phases), and engine={engine} always updates the whole"
-    if getattr(entry, "solver", ""):
+    if entry.solver:
+        name = entry.name or "this entry"
         yield f"{name} is trained by a solver of its own, and engine={engine} brings torch's optimizers only"
 
 
@@ -69,6 +67,8 @@ def _of_deepspeed(entry: Entry, layout: Layout) -> Iterator[str]:
         yield f"engine=deepspeed gives {GIVES['deepspeed']}; replicas alone (zero=0) are those of engine=torch"
     if layout.zero and layout.replicate > 1:
         yield f"replicate={layout.replicate} beside zero is not offered by engine=deepspeed; give its workers to shard"
+    if entry.phases:
+        yield f"{name} trains parts of its model in turn (phases), and DeepSpeed always updates the whole"
     if layout.zero == 3 and entry.units is None:
         yield f"DeepSpeed gathers a module's parameters by its hooks, and {name} names no units whose hooks would run"
     if layout.zero == 3 and entry.follows:

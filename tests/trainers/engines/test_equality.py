@@ -47,6 +47,13 @@ def test_groups_of_parameters_and_frozen_ones(ranks: Callable[..., list[Any]], s
     assert all(value <= TOLERANCE for value in found.values()), found
 
 
+@pytest.mark.parametrize("strategy", ["fairscale_oss", "horovod"])
+def test_phases_in_turn(ranks: Callable[..., list[Any]], strategy: str) -> None:
+    pytest.importorskip(parse_strategy(strategy).engine, reason="the engine is not installed")
+    found = ranks(differences, 2, strategy=strategy, model="ppo")[0]
+    assert all(value <= TOLERANCE for value in found.values()), found
+
+
 def clipping_left_at_its_default() -> None:
     """DeepSpeed's own clipping is 1.0, of averages over what was summed, where nothing is said."""
     from shardwright.trainers.engines import deepspeed

@@ -61,7 +61,11 @@ def test_what_it_cannot(strategy: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "entry", "reason"),
     [
-        ("horovod", replace(PLAIN, phases=(Phase("one", ("*",)),)), "trains parts of its model in turn (phases)"),
+        (
+            "deepspeed_zero1",
+            replace(PLAIN, phases=(Phase("one", ("*",)),)),
+            "trains parts of its model in turn (phases)",
+        ),
         ("fairscale_oss", replace(PLAIN, solver="here:Rule"), "is trained by a solver of its own"),
         ("deepspeed_zero3", replace(PLAIN, units=None), "plain names no units whose hooks would run"),
         ("deepspeed_zero3", replace(PLAIN, follows=lambda _: ()), "parameters of plain follow others"),
