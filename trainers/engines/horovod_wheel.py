@@ -13,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 RELEASE = "0.28.1"
 STANDARD = re.compile(r"set\(CMAKE_CXX_STANDARD 14\)")
+LIBRARY = "horovod/torch/mpi_lib_v2."
 PATCHED = ("CMakeLists.txt", "horovod/torch/CMakeLists.txt")
 VARIABLES = {
     "HOROVOD_WITH_PYTORCH": "1",
@@ -42,10 +44,9 @@ def wheel() -> Path:
         return found[0]
     if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
         raise SystemExit(f"Building horovod needs {' and '.join(missing)}: install cmake, make and g++.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        built = build(patch(download(Path(place))), Path(place))
-        return built.replace(folder / built.name)
+    with tempfile.TemporaryDirectory(prefix="horovod") as place:  # its CMake takes the path for a pattern: no "+" in it
+        built = checked(build(patch(download(Path(place))), Path(place)))
+        return publish(built, folder)
 
 
 def cache() -> Path:
@@ -76,6 +77,26 @@ def build(source: Path, place: Path) -> Path:
     run("wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", f"--wheel-dir={place}", str(source))
     (built,) = place.glob("*.whl")
     return built
+
+
+def checked(built: Path) -> Path:
+    """A wheel that holds the compiled library where Python looks for it."""
+    with zipfile.ZipFile(built) as archive:
+        names = archive.namelist()
+    if not any(name.startswith(LIBRARY) for name in names):
+        found = [name for name in names if name.endswith(".so")]
+        raise SystemExit(
+            f"The wheel of horovod {RELEASE} holds no {LIBRARY}*, but {found}; set TMPDIR to a plain path."
+        )
+    return built
+
+
+def publish(built: Path, folder: Path) -> Path:
+    """Bring a wheel into the cache whole; another process may do the same meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = folder / f"{built.name}.{os.getpid()}"
+    shutil.copy(built, mine)
+    return mine.replace(folder / built.name)
 
 
 def run(*arguments: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,3 +44,14 @@ def test_the_patch_asks_for_a_newer_standard(tmp_path: Path) -> None:
     }
     with pytest.raises(SystemExit, match="nothing to patch"):
         horovod_wheel.patch(tmp_path)
+
+
+def test_a_wheel_without_its_library_is_refused(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right.whl", tmp_path / "wrong.whl"
+    for path, name in ((right, "horovod/torch/mpi_lib_v2.so"), (wrong, "tmp/a+b/horovod/torch/mpi_lib_v2.so")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, "")
+    assert horovod_wheel.publish(horovod_wheel.checked(right), tmp_path / "cache") == tmp_path / "cache" / "right.whl"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["right.whl"]
+    with pytest.raises(SystemExit, match=r"holds no horovod/torch/mpi_lib_v2"):
+        horovod_wheel.checked(wrong)
