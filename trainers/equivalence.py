@@ -28,6 +28,7 @@ from .phases import Turns, trains
 from .solvers import Evaluate, Evaluation, Solver
 from .state import persistent_buffers
 from .step import Step
+from .strangers import check_held
 from .streams import Streams
 from .terms import Batch
 from .world import Worker
@@ -249,6 +250,7 @@ def _pass(
             sums[name] += value.item()
             counts[name] += 0.0 if several else float(count)
         if total.requires_grad:
+            check_held(total, program)
             total.backward()
     if not several:
         (count,) = counts.values()

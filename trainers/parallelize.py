@@ -30,6 +30,7 @@ from .groups import Group, freeze
 from .layout import Layout, Place
 from .legal import refusal
 from .mesh import Mesh, new_group
+from .phases import check_phases
 from .pipeline import Pipeline
 from .pipeline_cut import chunk_of, keep_units, part_twins, rank_units
 from .pipeline_order import SCHEDULES, splits_backward
@@ -66,7 +67,8 @@ def parallelize(
         compiled: as TrainOptions.compile.
 
     Raises:
-        ValueError: the entry cannot be split or compiled so, or a group fits no parameter; the sentence says why.
+        ValueError: the entry cannot be split or compiled so, or a group or a phase fits no parameter; the sentence
+            says why.
     """
     layout, compute = mesh.layout, COMPUTE[dtype]
     if reason := refusal(entry, config, layout) or layout.refusal(tokens):
@@ -74,6 +76,7 @@ def parallelize(
     entry = replace(entry, tied=ties(entry, config))
     program = build_seeded(entry, config, seed).to(mesh.device)
     freeze(groups, _by_owner(program, entry, ()))
+    check_phases(entry.phases, _by_owner(program, entry, ()))
     paths = [unit.path for unit in entry.units(config)] if entry.units else []
     parts = rank_units(entry, config, layout, mesh.place.pipeline) if layout.pipeline > 1 else [range(len(paths))]
     keep_units(program, paths, {index for part in parts for index in part})
