@@ -5,13 +5,14 @@ not split; else the model is built on the meta device, which takes no memory but
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..models.entry import Entry, Shape, ties
+from .groups import group_of, read_groups
 from .layout import Layout
 from .memory import COMPUTE, MemoryPlan, memory_plan
 from .memory_pieces import Activations, Sizes
@@ -111,8 +112,10 @@ def stream_bytes(entry: Entry, config: Any, slots: int) -> int:
 def rank_memory(entry: Entry, config: Any, portions: Portions, micro_batch: int, sizes: Sizes) -> MemoryPlan:
     """The memory of the rank that needs most, with a micro-batch of so many samples."""
     train, layout = portions.train, portions.layout
+    groups = read_groups(portions.optimizer.groups)
+    frozen = frozenset(name for name in sizes.shapes if group_of(groups, name).frozen)
     return memory_plan(
-        sizes,
+        replace(sizes, frozen=frozen),
         layout,
         activations(entry, config, micro_batch, portions.tokens // layout.context, train.dtype),
         portions.optimizer,

@@ -49,6 +49,8 @@ def memory_plan(
 
     Args:
         activations: of one micro-batch.
+        recompute: "selective" counts as "none", which is its upper bound, as it is of activations = "int8": what is
+            kept, with what is computed again or unpacked for the unit in backward, is at most what "none" keeps.
         micro_batches: of one step on one data rank.
 
     Raises:
@@ -85,7 +87,7 @@ def _chunk(
 
 def _plan(rank: Rank, stage: int) -> MemoryPlan:
     top = max(moments(rank), key=lambda moment: total(moment.terms))
-    snapshot = (1 + rank.states) * rank.updated * FULL
+    snapshot = (rank.saved + rank.states * rank.updated) * FULL
     return MemoryPlan(held(rank), rest(rank), top.terms, top.name, stage, rank.elements * FULL, snapshot)
 
 

@@ -73,8 +73,23 @@ class Rank:
         return sum(piece.shard for piece in self.pieces)
 
     @property
+    def trained(self) -> int:
+        """Of `elements`, those with a gradient."""
+        return sum(piece.trained for piece in self.pieces)
+
+    @property
+    def reduced(self) -> int:
+        """Of `shard`, those with a gradient."""
+        return sum(piece.reduced for piece in self.pieces)
+
+    @property
     def updated(self) -> int:
-        """Parameters that this rank updates and saves: without copies that follow another chunk's weight."""
+        """Parameters that this rank updates: without copies that follow another chunk's weight, and frozen ones."""
+        return sum(piece.updated for piece in self.pieces)
+
+    @property
+    def saved(self) -> int:
+        """Parameters of this rank in a snapshot: without copies."""
         return self.shard - sum(piece.copied for piece in self.pieces)
 
     @property
@@ -94,20 +109,20 @@ def held(rank: Rank) -> tuple[Term, ...]:
     dtype = "P" if rank.compute == FULL else f"{rank.compute}/{FULL} P"
     if not rank.sharded:
         cached = rank.elements if rank.layout.tensor == 1 else 0
-        middle = (Term("gradients", rank.elements * FULL, "P"), *_casts(rank, cached))
+        middle = (Term("gradients", rank.trained * FULL, "P"), *_casts(rank, cached))
     elif rank.layout.zero == 1:
-        whole = Term("gradients", rank.elements * FULL, "P")
+        whole = Term("gradients", rank.trained * FULL, "P")
         middle = (Term("gathered parameters", gathered * rank.compute, dtype), whole)
     else:
         stays = gathered * rank.compute if rank.layout.zero == 2 else 0
-        shards = Term("gradient shards", rank.shard * FULL, rank.share)
+        shards = Term("gradient shards", rank.reduced * FULL, rank.share)
         middle = (Term("gathered parameters", stays, dtype), shards)
     return _some(*_persistent(rank), *middle, *_batch(rank))
 
 
 def rest(rank: Rank) -> tuple[Term, ...]:
     """After a step: the gradients stay until the next one clears them."""
-    return _some(*_persistent(rank), Term("gradients", rank.shard * FULL, rank.share))
+    return _some(*_persistent(rank), Term("gradients", rank.reduced * FULL, rank.share))
 
 
 def moments(rank: Rank) -> Iterator[Moment]:
@@ -125,6 +140,11 @@ def moments(rank: Rank) -> Iterator[Moment]:
 def gathered_elements(rank: Rank, piece: Piece) -> int:
     """Elements of a gathered piece, the padding of its shards included; split experts are never gathered."""
     return 0 if piece.apart else piece.shard * rank.layout.shards
+
+
+def reduced_elements(rank: Rank, piece: Piece) -> int:
+    """Elements of the gradients that a piece's reduce-scatter takes in."""
+    return 0 if piece.apart else piece.reduced * rank.layout.shards
 
 
 def _some(*terms: Term) -> tuple[Term, ...]:
@@ -150,7 +170,7 @@ def _casts(rank: Rank, elements: int) -> tuple[Term, ...]:
     """What autocast made of the parameters; it keeps that of whole layers from one micro-batch to the next."""
     if rank.compute == FULL:
         return ()
-    return (Term("bf16 parameters", elements * rank.compute, f"{rank.compute}/{FULL} P, cast once a step"),)
+    return (Term("parameters in 16 bits", elements * rank.compute, f"{rank.compute}/{FULL} P, cast once a step"),)
 
 
 def _activations(rank: Rank, reached: int, backward: Backward) -> tuple[Term, ...]:
@@ -165,7 +185,7 @@ def _activations(rank: Rank, reached: int, backward: Backward) -> tuple[Term, ..
 
 
 def _update(rank: Rank) -> Moment:
-    copy = rank.shard * FULL if rank.decay_copy else 0
+    copy = rank.updated * FULL if rank.decay_copy else 0
     return Moment("update", _some(*rest(rank), Term("gradients with decay", copy, rank.share), *_batch(rank)))
 
 
@@ -191,8 +211,8 @@ def _replica(rank: Rank) -> Iterator[Moment]:
         _activations(rank, rank.chunks[b.chunk].kept.loss, b) for b in rank.backwards if rank.chunks[b.chunk].kept.loss
     ]
     yield Moment("loss", _some(*base, *max(ends, key=_sum, default=())))
-    late = rank.elements * rank.compute if rank.compute != FULL and rank.micro_batches > 1 else 0
-    undone = Term("bf16 gradients", late, f"{rank.compute}/{FULL} P, cast last")
+    late = rank.trained * rank.compute if rank.compute != FULL and rank.micro_batches > 1 else 0
+    undone = Term("gradients in 16 bits", late, f"{rank.compute}/{FULL} P, cast last")
     yield Moment("end of backward", _some(*base, undone, *_both(tied, times=3)))
 
 
@@ -291,16 +311,16 @@ class Walk:
         if self.zero == 1 and not (self.first and self.last):
             yield from self._summed_gradients(reducing)
         else:
-            size = sum(piece.elements for piece in self.open) * self.rank.compute
+            size = sum(piece.trained for piece in self.open) * self.rank.compute
             yield Term("whole gradients", size, " + ".join(piece.label for piece in self.open))
         if self.reduces:
             shards = self.done if self.first or self.zero == 1 else self.pieces
-            yield Term("gradient shards", sum(piece.shard for piece in shards) * FULL, self.rank.share)
+            yield Term("gradient shards", sum(piece.reduced for piece in shards) * FULL, self.rank.share)
 
     def _other_gradients(self) -> Term:
         """Of the rank's other chunks: at most whole, where ZeRO-1 adds them up over the micro-batches."""
         whole = self.zero == 1 and self.rank.micro_batches > 1
-        size = sum(piece.elements if whole else piece.shard for piece in self.beside) * FULL
+        size = sum(piece.trained if whole else piece.reduced for piece in self.beside) * FULL
         return Term("gradients of other chunks", size, "whole" if whole else "shards")
 
     def _summed_gradients(self, reducing: Piece | None) -> Iterator[Term]:
@@ -308,7 +328,7 @@ class Walk:
         pieces = [*self.done, *self.open] if self.first else [*self.pieces]
         left = [piece for piece in pieces if not (self.last and piece in self.done)]
         label = "what is reached" if self.first else "P" if left == pieces else "what is not done"
-        yield Term("gradients", sum(piece.elements for piece in left) * FULL, label)
+        yield Term("gradients", sum(piece.trained for piece in left) * FULL, label)
         if reducing is None and not self.first:
             size = sum(piece.tied or piece.largest for piece in self.open) * self.rank.compute
             yield Term("new gradients", size, "the largest parameters'")
@@ -316,14 +336,14 @@ class Walk:
     def _buffers(self, reducing: Piece | None) -> Term:
         """The input of a reduce-scatter lives until the next one starts; its output is new while it runs."""
         if reducing is not None:
-            size = gathered_elements(self.rank, reducing) + reducing.shard
+            size = reduced_elements(self.rank, reducing) + reducing.reduced
             return Term("reduce-scatter buffer", size * FULL, f"{reducing.label}, in and out")
         before = self.done[-1:] if self.reduces else []
-        size = sum(gathered_elements(self.rank, piece) for piece in before)
+        size = sum(reduced_elements(self.rank, piece) for piece in before)
         return Term("reduce-scatter buffer", size * FULL, "".join(piece.label for piece in before))
 
     def _replicas(self) -> Term:
         """Summed over replicas of shards too, a piece's sum is kept beside its gradient until backward ends."""
         stays = self.rank.layout.copies > 1 and self.reduces and not self.first
-        size = sum(piece.shard for piece in self.done) if stays else 0
+        size = sum(piece.reduced for piece in self.done) if stays else 0
         return Term("sums over replicas", size * FULL, f"of {self.rank.share} what is done")

@@ -28,6 +28,7 @@ class Sizes:
     tied: tuple[tuple[str, str], ...] = ()  # (owner, alias) parameter names
     tensor: TensorPlan | None = None
     experts: tuple[str, ...] = ()  # patterns of parameters that the expert axis splits
+    frozen: frozenset[str] = frozenset()  # parameters that are not trained
 
     @property
     def parameters(self) -> int:
@@ -53,9 +54,12 @@ class Piece:
     units: tuple[str, ...]  # none: what stands outside the units
     elements: int  # after the tensor split
     shard: int  # of them on this rank, padded to equal shards
-    largest: int  # elements of its largest parameter
-    tied: int  # elements of weights that are used twice in it
-    copied: int  # of `shard`, a copy of a weight in another chunk: it is not updated itself
+    trained: int  # of `elements`, those with a gradient
+    reduced: int  # of `shard`, those with a gradient
+    largest: int  # elements of its largest trained parameter
+    tied: int  # elements of trained weights that are used twice in it
+    copied: int  # of `shard`, a copy of a weight in another chunk: it is not updated or saved itself
+    updated: int  # of `shard`, what the optimizer updates
     late: bool  # reduced only when the whole backward has ended, since its inputs need no gradient
     apart: bool = False  # split experts, which ZeRO leaves as they are
 
@@ -220,27 +224,38 @@ def _piece(
     named = {name: shape for name, shape in named.items() if not _splits_experts(name, sizes, layout)}
     local = {name: split_shape(name, shape, sizes.tensor, layout.tensor) for name, shape in named.items()}
     counts = {name: prod(shape) for name, shape in local.items()}
-    twice = {owner for owner, alias in sizes.tied if owner in local and _inside(alias, units)}
+    shards = {name: _shard(shape, layout) for name, shape in local.items()}
+    trained = local.keys() - _frozen(sizes)
+    twice = {owner for owner, alias in sizes.tied if owner in trained and _inside(alias, units)}
     return Piece(
         units=units,
         elements=sum(counts.values()),
-        shard=sum(_shard(shape, layout) for shape in local.values()),
-        largest=max(counts.values(), default=0),
+        shard=sum(shards.values()),
+        trained=sum(counts[name] for name in trained),
+        reduced=sum(shards[name] for name in trained),
+        largest=max((counts[name] for name in trained), default=0),
         tied=sum(counts[name] for name in twice),
-        copied=sum(_shard(shape, layout) for name, shape in local.items() if name in copies),
+        copied=sum(shards[name] for name in local.keys() & copies),
+        updated=sum(shards[name] for name in trained - copies),
         late=late,
     )
 
 
+def _frozen(sizes: Sizes) -> set[str]:
+    """The frozen parameters, a tied one by both of its names."""
+    return {*sizes.frozen, *(alias for owner, alias in sizes.tied if owner in sizes.frozen)}
+
+
 def _experts(units: tuple[str, ...], mine: Shapes, sizes: Sizes, layout: Layout) -> Piece:
     """The experts of some units that a rank holds whole, where the expert axis splits them."""
-    local = [
-        split_shape(name, shape, sizes.tensor, layout.tensor)
+    counts = {
+        name: prod(split_shape(name, shape, sizes.tensor, layout.tensor)) // layout.expert
         for name, shape in within(mine, units).items()
         if _splits_experts(name, sizes, layout)
-    ]
-    counts = [prod(shape) // layout.expert for shape in local]
-    return Piece(units, sum(counts), sum(counts), max(counts, default=0), tied=0, copied=0, late=False, apart=True)
+    }
+    whole, trained = sum(counts.values()), [size for name, size in counts.items() if name not in sizes.frozen]
+    mine_trained, largest = sum(trained), max(trained, default=0)
+    return Piece(units, whole, whole, mine_trained, mine_trained, largest, 0, 0, mine_trained, late=False, apart=True)
 
 
 def _splits_experts(name: str, sizes: Sizes, layout: Layout) -> bool:
