@@ -105,19 +105,26 @@ def models(asked: Namespace) -> int:
     if asked.json:
         print(json.dumps(found, indent=2))
         return 0
+    wide = max(len(name) for entry in found for name in entry["presets"])
+    print("Degrees that split each; - stands for one only, with the reason in --json.")
     for entry in found:
         print(f"{entry['name']}  {entry['paper']}")
         for name, preset in entry["presets"].items():
-            splits = "  ".join(f"{axis} {split(preset[axis])}" for axis in ("tensor", "pipeline"))
-            print(f"  {name:8} {preset['parameters']:>14,} parameters  {splits}")
+            splits = "  ".join(f"{axis} {split(preset[axis])}" for axis in ("tensor", "pipeline", "context", "expert"))
+            print(f"  {name:{wide}} {preset['parameters']:>14,} parameters  {splits}")
     return 0
 
 
 def split(legal: Sequence[int] | str) -> str:
-    """The legal degrees of an axis, a run of them as first-last; or the sentence why there is one only."""
-    if isinstance(legal, str) or len(legal) < 4 or legal[-1] - legal[0] != len(legal) - 1:
-        return legal if isinstance(legal, str) else ",".join(map(str, legal))
-    return f"{legal[0]}-{legal[-1]}"
+    """The legal degrees of an axis in few words: a run as first-last, of many the ends, "any", or "-" for one only."""
+    if isinstance(legal, str) or tuple(legal) == (1,):
+        return "-"
+    if not legal:
+        return "any"
+    if len(legal) > 3 and legal[-1] - legal[0] == len(legal) - 1:
+        return f"{legal[0]}-{legal[-1]}"
+    words = [str(degree) for degree in legal]
+    return ",".join(words if len(words) < 7 else [*words[:4], "..", words[-1]])
 
 
 def plan(asked: Namespace) -> int:

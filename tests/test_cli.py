@@ -119,9 +119,13 @@ def test_config_prints_toml_json_and_the_schema(capsys: pytest.CaptureFixture[st
 
 
 def test_models_lists_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "tensor 1,2,4  pipeline 1-6" in said(capsys, "models")
-    (gpt2,) = json.loads(said(capsys, "models", "--json"))
-    assert gpt2["presets"]["small"]["parameters"] == 124_439_808
+    text = said(capsys, "models")
+    assert "tensor 1,2,4  pipeline 1-6  context any  expert -" in text  # gpt2 tiny
+    assert max(map(len, text.splitlines())) < 150
+    entries = {entry["name"]: entry for entry in json.loads(said(capsys, "models", "--json"))}
+    assert len(entries) >= 23 and all(entry["paper"] for entry in entries.values())
+    assert entries["gpt2"]["presets"]["small"]["parameters"] == 124_439_808
+    assert "gpt2 has no experts" in entries["gpt2"]["presets"]["small"]["expert"]
 
 
 @pytest.mark.parametrize("verb", ["config", "plan", "render", "run", "run --dry-run"])

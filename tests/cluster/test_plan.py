@@ -38,7 +38,7 @@ def test_what_a_job_is_planned_to_be() -> None:
     assert (found.layout.world_size, found.micro_batches, found.steps) == (4, 8, 100)
     assert found.flops == 3 * 64 * flops(PRESETS["small"], 512)
     assert found.checkpoint == 3 * 4 * found.parameters
-    assert found.mesh == "pipeline 1 x replicate 1 x shard 4 x tensor 1, zero 3"
+    assert found.mesh == "pipeline 1 x replicate 1 x shard 4 x context 1 x tensor 1, zero 3"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,14 @@ def test_the_peak_of_gpt2_small_is_told_term_by_term() -> None:
 def test_json_holds_every_rank_and_every_term() -> None:
     tree = json.loads(made("parallel.shard=2", "parallel.tensor=2").to_json())
     assert [place["rank"] for place in tree["places"]] == [0, 1, 2, 3]
-    assert tree["places"][3] == {"rank": 3, "pipeline": 0, "replicate": 0, "shard": 1, "tensor": 1}
+    assert tree["places"][3] == {
+        "rank": 3,
+        "pipeline": 0,
+        "replicate": 0,
+        "shard": 1,
+        "context": 0,
+        "tensor": 1,
+    }
     assert tree["memory"]["peak_bytes"] == sum(term["bytes"] for term in tree["memory"]["peak"])
     assert (tree["workers"], tree["micro_batches"], tree["parameters"]) == (4, 16, made().parameters)
 
