@@ -200,7 +200,7 @@ def check_trace(job: Loaded) -> None:
 
 def check_numbers(job: Loaded, entry: Entry) -> None:
     """What the entry cannot be trained with."""
-    if job.spec.train.dtype == "fp16" and (reason := fp16_refusal(entry)):
+    if job.spec.train.dtype == "fp16" and (reason := fp16_refusal(entry, job.spec.optimizer.name)):
         raise refuse(job, "train.dtype", f"cannot be: {reason}")
     if job.spec.train.compile and (reason := compile_refusal(entry)):
         raise refuse(job, "train.compile", f"cannot be: {reason}")

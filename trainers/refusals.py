@@ -3,11 +3,13 @@
 from ..models.entry import Entry
 
 
-def fp16_refusal(entry: Entry) -> str:
-    """Why an entry cannot be trained in fp16; "" where it can."""
-    if not entry.solver:
-        return ""
-    return f"{entry.name} moves by a solver of its own ({entry.solver}), which has no update to leave out; use bf16"
+def fp16_refusal(entry: Entry, optimizer: str) -> str:
+    """Why an entry cannot be trained in fp16 by an optimizer; "" where it can."""
+    if entry.solver:
+        return f"{entry.name} moves by a solver of its own ({entry.solver}), which has no update to leave out; use bf16"
+    if optimizer == "lbfgs":
+        return "lbfgs compares gradients of several evaluations, none of which may be left out; use bf16"
+    return ""
 
 
 def compile_refusal(entry: Entry) -> str:

@@ -130,6 +130,7 @@ def test_what_fits_gets_its_layout() -> None:
             "train.compile=true",
             "train.compile = true cannot be: uncut names no units to compile",
         ),
+        ("train.dtype=fp16 optimizer.name=lbfgs", "lbfgs compares gradients of several evaluations"),
         ('optimizer.groups."embed.*".lr=-1', "lr = -1, expected a factor of the learning rate"),
         ('optimizer.groups."bmbed.*".lr=1', "optimizer.groups.'bmbed.*' fits no parameter; the first of 68 are embed"),
         ('optimizer.groups."*".frozen=true', "freeze every parameter; nothing is left to train"),
