@@ -39,10 +39,10 @@ COSTLY = frozenset(
 
 def recompute(module: nn.Module, how: str) -> None:
     """Make a unit's backward compute again what forward did not keep, in place; how: "selective" or "full"."""
-    context = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if how == "selective" else {}
-    module.forward = partial(  # type: ignore[method-assign]
-        checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False, **context
-    )
+    again = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+    if how == "selective":
+        again = partial(again, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+    module.forward = again
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -55,7 +55,7 @@ def keep_bytes(module: nn.Module) -> None:
     Large is what has at least as many elements as the unit's first input: statistics of norms and of attention are
     smaller and stay as they are, and so do parameters.
     """
-    module.forward = partial(_kept_as_bytes, module, module.forward)  # type: ignore[method-assign]
+    module.forward = partial(_kept_as_bytes, module, module.forward)
 
 
 def _kept_as_bytes(module: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 from zlib import crc32
 
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from .mesh import Mesh
 from .terms import GradientSync
@@ -26,11 +26,11 @@ class DisagreementError(RuntimeError):
 class Agreement:
     """What one rank announces, and what it expects of the others of its pipeline stage."""
 
-    def __init__(self, mesh: Mesh, store: dist.Store, patience: timedelta = PATIENCE) -> None:
+    def __init__(self, mesh: Mesh, store: Store, patience: timedelta = PATIENCE) -> None:
         layout = mesh.layout
         stage = [r for r in range(layout.world_size) if layout.place(r).pipeline == mesh.place.pipeline]
         self.rank, self.peers = mesh.rank, [rank for rank in stage if rank != mesh.rank]
-        self.store = dist.PrefixStore("agreement", store)
+        self.store = PrefixStore("agreement", store)
         self.patience = patience
         self.count, self.digest = 0, 0
 

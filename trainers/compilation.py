@@ -27,4 +27,4 @@ def compile_units(entry: Entry, program: nn.Module, units: Sequence[str]) -> Non
     config.compile_threads = 1  # workers leave by os._exit, which would leave compiling processes behind
     for path in units or ["network"]:
         module = program.get_submodule(path)
-        module.forward = torch.compile(module.forward, dynamic=False)  # type: ignore[method-assign]
+        module.forward = torch.compile(module.forward, dynamic=False)

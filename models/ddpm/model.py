@@ -145,7 +145,8 @@ class Block(nn.Module):
         if self.attention is None or self.attention_norm is None:
             return x
         pixels = self.attention_norm(x).flatten(2).transpose(1, 2)
-        return x + self.attention(pixels).transpose(1, 2).unflatten(2, x.shape[2:])
+        seen: Tensor = self.attention(pixels).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + seen
 
     def drop(self, x: Tensor, key: Tensor | None) -> Tensor:
         """Dropout of this rank's channels."""

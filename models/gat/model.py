@@ -83,7 +83,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, edges: Tensor, key: Tensor | None) -> Tensor:
         if self.training:
             x = dropout(x, self.dropout, key, f"{self.name}.input")
-        values = self.projection(x).unflatten(-1, (-1, self.width)).transpose(1, 2)  # [B, H, N, D]
+        values: Tensor = self.projection(x).unflatten(-1, (-1, self.width)).transpose(1, 2)  # [B, H, N, D]
         weights = self.weights(values, edges)
         if self.training:
             weights = self.drop(weights, key)

@@ -106,7 +106,8 @@ def apply(x: Tensor, weight: Tensor) -> Tensor:
         return x @ weight.transpose(1, 2)
     tasks, outputs = weight.shape[:2]  # one group of channels a task
     found = F.conv2d(x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), padding=KERNEL // 2, groups=tasks)
-    return found.unflatten(1, (tasks, outputs)).transpose(0, 1)
+    each: Tensor = found.unflatten(1, (tasks, outputs))
+    return each.transpose(0, 1)
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -123,7 +124,8 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
 
 def halved(x: Tensor) -> Tensor:
     """[B, N, C, X, X] to [B, N, C, X / 2, X / 2], the largest of four pixels each."""
-    return F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
+    pooled: Tensor = F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
+    return pooled
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:

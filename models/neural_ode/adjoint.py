@@ -37,8 +37,7 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: Any, motion: nn.Module, times: Tensor, start: Tensor, steps: int, *parameters: Tensor) -> Tensor:
         found = [start]
         for span in pairwise(times.unbind(1)):
-            slope = _scaled(motion, *span)
-            (last,) = runge_kutta(lambda t, states, slope=slope: (slope(t, states[0]),), (found[-1],), steps)
+            (last,) = runge_kutta(_forwards(motion, *span), (found[-1],), steps)
             found.append(last)
         ctx.motion, ctx.steps = motion, steps
         ctx.save_for_backward(times, *found)
@@ -81,6 +80,12 @@ def _scaled(motion: nn.Module, first: Tensor, last: Tensor) -> Callable[[float, 
     """The motion from a time [B] to another one [B], told as one from 0 to 1, so that samples' times may differ."""
     begin, length = first[:, None], (last - first)[:, None]
     return lambda t, y: length * motion(begin + t * length, y)
+
+
+def _forwards(motion: nn.Module, first: Tensor, last: Tensor) -> Slope:
+    """Slopes of (y,) on the way from a time [B] to a later one [B]."""
+    forward = _scaled(motion, first, last)
+    return lambda t, states: (forward(t, states[0]),)
 
 
 def _backwards(motion: nn.Module, first: Tensor, last: Tensor) -> Slope:

@@ -102,7 +102,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.project(latent).unflatten(1, (-1, self.sides[0], self.sides[0]))
+        x: Tensor = self.project(latent).unflatten(1, (-1, self.sides[0], self.sides[0]))
         for layer, side in zip(self.grow, self.sides[1:], strict=True):
             x = layer(F.relu(x))[..., :side, :side]  # an odd side was doubled to one pixel too many
         return x.sigmoid()

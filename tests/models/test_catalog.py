@@ -33,7 +33,7 @@ def test_every_name_of_the_catalog_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gtp2", "there is no model 'gtp2' .did you mean 'gpt2'. known: .*gpt2.*., or package.module:object of your own"),
+        ("gtp2", "there is no model 'gtp2' .did you mean 'gpt2'. known: .*gpt2.*., or package.module:object of your"),
         ("no.such.module:ENTRY", "there is no module 'no' on the import path"),
         ("shardwright.models.gpt2.entry:NOTHING", "has no object 'NOTHING'"),
         ("shardwright.models.gpt2.entry:PRESETS", "is a dict, expected a shardwright.Entry"),
@@ -153,5 +153,5 @@ def test_the_listing_tells_sizes_and_splits() -> None:
     (gpt2,) = [entry for entry in listing() if entry["name"] == "gpt2"]
     found = gpt2["presets"]["tiny"]
     assert found["parameters"] == 842496
-    assert {name: found[name] for name in ("tensor", "pipeline")} == {"tensor": (1, 2, 4), "pipeline": (1, 2, 3, 4, 5, 6)}
+    assert (found["tensor"], found["pipeline"]) == ((1, 2, 4), (1, 2, 3, 4, 5, 6))
     assert list(gpt2["presets"]) == list(PRESETS)
