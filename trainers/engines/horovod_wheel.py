@@ -27,6 +27,7 @@ VARIABLES = {
     "HOROVOD_WITHOUT_MPI": "1",
     "HOROVOD_WITHOUT_TENSORFLOW": "1",
     "HOROVOD_WITHOUT_MXNET": "1",
+    "MAKEFLAGS": f"-j{os.cpu_count() or 1}",  # its own 8 compilers at once need 13 GB
     "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # its third parties ask for less than CMake 4 knows
 }
 TOOLS = ("cmake", "make", "c++")
