@@ -36,7 +36,10 @@ def test_the_wheel_says_what_it_offers(wheel: Path) -> None:
         entry_points = archive.read(f"{folder}/entry_points.txt").decode()
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
     assert "shardwright = shardwright.cli:main" in entry_points
-    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.M)) == {"train", "hf", "track", "test"}
+    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.M)) == {
+        *("train", "hf", "track", "data", "test"),
+        *("deepspeed", "fairscale", "horovod"),
+    }
     assert re.search(r"^License-Expression: Apache-2.0$", metadata, re.M)
 
 
