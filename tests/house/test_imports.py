@@ -18,6 +18,7 @@ WITH_TORCH = (  # what runs only where torch is: the networks, the training itse
     "models/axes.py",
     "models/draw.py",
     "models/draw_operator.py",
+    "models/draw_operator.py",
     "models/program.py",
     "models/*/*.py",
     "trainers/*.py",
