@@ -1,10 +1,11 @@
 """How does the support matrix read? One table of entries by strategies, and below it every sentence why not."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from .matrix import FIGURES, Matrix
-from .verify import TOLERANCE, Verdict
+from .verify import TOLERANCE, Verdict, Verification
 
 HEAD = f"""# Support matrix
 
@@ -21,7 +22,7 @@ def page(matrix: Matrix) -> str:
     strategies = [verdict.name for verdict in matrix.models[0].strategies]
     reasons = _letters(matrix)
     table = [_row(["entry", *strategies]), _row(["---"] * (len(strategies) + 1))]
-    table += [_row([one.model, *(_cell(verdict, reasons) for verdict in one.strategies)]) for one in matrix.models]
+    table += [_row([one.model, *(_cell(one, verdict, reasons) for verdict in one.strategies)]) for one in matrix.models]
     notes = [f"- **{letter}**: {reason}" for reason, letter in reasons.items()]
     return "\n".join([HEAD, *_counts(matrix, strategies), "", *table, "", "## Why not", "", *notes, ""])
 
@@ -46,9 +47,9 @@ def _row(words: Sequence[str]) -> str:
     return f"| {' | '.join(words)} |"
 
 
-def _cell(verdict: Verdict, reasons: dict[str, str]) -> str:
+def _cell(one: Verification, verdict: Verdict, reasons: dict[str, str]) -> str:
     if verdict.refused:
-        return reasons[verdict.reason]
+        return reasons[_reason(one, verdict)]
     if not verdict.ok:
         return "**FAILED**"
     return f"{max(getattr(verdict, figure) for figure in FIGURES):.0e}"
@@ -59,9 +60,14 @@ def _letters(matrix: Matrix) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in matrix.models:
         for verdict in one.strategies:
-            if verdict.refused and verdict.reason not in found:
-                found[verdict.reason] = _letter(len(found))
+            if verdict.refused and (reason := _reason(one, verdict)) not in found:
+                found[reason] = _letter(len(found))
     return found
+
+
+def _reason(one: Verification, verdict: Verdict) -> str:
+    """The sentence, without the entry's name, so that entries with the same reason share it."""
+    return re.sub(rf"\b{one.model}\b", "the entry", verdict.reason)
 
 
 def _letter(number: int) -> str:
