@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 Shape = tuple[int, ...]
+Counts = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # batch -> term -> number of its items
 Boundary = tuple[tuple[Shape, str], ...]  # shape and dtype name ("compute" for the run's) of each tensor at a cut
 
 Ties = tuple[tuple[str, str], ...]
@@ -139,7 +140,7 @@ class Entry:
     # what couples the samples: data: those of one micro-batch over all data ranks, whom the Program asks over
     # axes.data; batch: the same, and a global batch is one micro-batch
     objective: Mapping[str, float] = field(default_factory=lambda: {"loss": 1.0})  # term -> weight of its mean
-    counts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    counts: str | Counts | None = None
     # batch -> counts of the objective's terms, needed where there are several: they are known before any backward
     phases: tuple[Phase, ...] = ()  # in turn; none: every step trains everything, and forward gets no `phase`
     streams: Callable[[Any], Mapping[str, Stream]] | None = None
@@ -147,6 +148,12 @@ class Entry:
     solver: str = ""  # "module:name" of what makes the update instead of an optimizer (trainers/solvers.py)
     refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
     weights: str = ""  # "module:name" of a Translation
+
+
+def counting(entry: Entry) -> Counts | None:
+    """What counts the objective's terms in a batch."""
+    found: Counts | None = load_object(entry.counts) if isinstance(entry.counts, str) else entry.counts
+    return found
 
 
 def ties(entry: Entry, config: Any) -> Ties:

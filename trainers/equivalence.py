@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..models.entry import Entry, Follow, Phase, followers
+from ..models.entry import Entry, Follow, Phase, counting, followers
 from .clock import Clock
 from .engine import Engine, Model, build_engine
 from .follow import Following
@@ -236,9 +236,9 @@ def _pass(
     counts = dict.fromkeys(entry.objective, 0.0)
     sums = dict.fromkeys(entry.objective, 0.0)
     several = len(counts) > 1
-    if entry.counts is not None and several:
+    if several and (count_items := counting(entry)):
         for batch in batches:
-            for name, count in entry.counts(batch).items():
+            for name, count in count_items(batch).items():
                 counts[name] += float(count)
     for index, batch in enumerate(batches):
         answer = program({**batch, **rows.get(index, {})}, **told)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..models.entry import Phase
+from ..models.entry import Phase, counting
 from ..models.program import Terms
 from .clock import Clock
 from .engine import Model
@@ -156,9 +156,9 @@ class Objective:
         entry = self.model.entry
         if len(entry.objective) == 1:
             return entry.objective, 0.0
-        if entry.counts is None:
+        if (count_items := counting(entry)) is None:
             raise ValueError(f"the objective of {entry.name} has several terms, so the entry needs `counts`")
-        mesh, found = self.model.mesh, [entry.counts(batch) for batch in self.micro_batches]
+        mesh, found = self.model.mesh, [count_items(batch) for batch in self.micro_batches]
         each = [torch.stack([torch.as_tensor(one[name]).double() for one in found]) for name in entry.objective]
         flat = torch.stack(each).sum(1)
         flat = flat.to(mesh.device) * (mesh.layout.data / mesh.layout.world_size)  # ranks that share samples count once

@@ -4,9 +4,7 @@ Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Langua
 tokens of a sample.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..entry import Entry, Shape, TensorPlan, Unit
 from ..layers.shapes import (
@@ -120,13 +118,6 @@ def tensor(config: BertConfig) -> TensorPlan:
     )
 
 
-def counts(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokens to guess and pairs to judge in a batch, as its keys draw them."""
-    from .pretraining import counts as drawn  # it needs torch
-
-    return drawn(batch)
-
-
 ENTRY = Entry(
     build="shardwright.models.bert.model:Bert",
     name="bert",
@@ -146,6 +137,6 @@ ENTRY = Entry(
     divides={"tensor": ("heads", "hidden")},
     tied=(("embed.tokens.weight", "head.tokens.weight"),),
     objective={"mlm": 1.0, "nsp": 1.0},
-    counts=counts,
+    counts="shardwright.models.bert.pretraining:counts",
     weights="shardwright.models.bert.weights:TRANSLATION",
 )

@@ -8,9 +8,9 @@ import entries
 import pytest
 import torch
 from learning import learn
-from shardwright.models.bert.entry import ENTRY, PRESETS, BertConfig, activations, boundary, counts, flops, parameters
+from shardwright.models.bert.entry import ENTRY, PRESETS, BertConfig, activations, boundary, flops, parameters
 from shardwright.models.bert.model import Bert
-from shardwright.models.bert.pretraining import SHORTEST, pairs
+from shardwright.models.bert.pretraining import SHORTEST, counts, pairs
 from shardwright.models.bert.weights import TRANSLATION, read_config, write_config
 from shardwright.models.draw import keys
 from shardwright.models.entry import load_object
