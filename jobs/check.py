@@ -21,7 +21,7 @@ from ..trainers.groups import check_patterns, check_trained, group_of, read_grou
 from ..trainers.layout import AXES, HOW, Layout, resolve
 from ..trainers.legal import refusal as layout_refusal
 from ..trainers.portions import divisors
-from ..trainers.refusals import compile_refusal, fp16_refusal
+from ..trainers.refusals import compile_refusal, fp16_refusal, saving_refusal
 from .load import Loaded
 from .show import flat_values, literal
 from .spec import JobError
@@ -204,6 +204,9 @@ def check_numbers(job: Loaded, entry: Entry) -> None:
         raise refuse(job, "train.dtype", f"cannot be: {reason}")
     if job.spec.train.compile and (reason := compile_refusal(entry)):
         raise refuse(job, "train.compile", f"cannot be: {reason}")
+    for key in ("recompute", "activations"):
+        if reason := saving_refusal(entry, getattr(job.spec.train, key)):
+            raise refuse(job, f"train.{key}", f"cannot be: {reason}")
 
 
 def check_groups(job: Loaded, entry: Entry, config: Any) -> None:

@@ -146,7 +146,8 @@ class Entry:
     streams: Callable[[Any], Mapping[str, Stream]] | None = None
     follows: tuple[Follow, ...] | Callable[[Any], tuple[Follow, ...]] = ()  # may be by config
     solver: str = ""  # "module:name" of what makes the update instead of an optimizer (trainers/solvers.py)
-    refusals: Mapping[str, str] = field(default_factory=dict)  # axis -> the sentence why it cannot be split
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    # the sentence why not, of an axis that cannot be split, or of a way to keep less for backward: "selective", "int8"
     weights: str = ""  # "module:name" of a Translation
 
 

@@ -34,6 +34,7 @@ from .phases import check_phases
 from .pipeline import Pipeline
 from .pipeline_cut import chunk_of, keep_units, part_twins, rank_units
 from .pipeline_order import SCHEDULES, splits_backward
+from .refusals import saving_refusal
 from .replicate import GradientReducer
 from .sharded import Sharded, Sum, Twin
 from .tensor import partial_names, split_experts, split_layers
@@ -72,6 +73,8 @@ def parallelize(
     """
     layout, compute = mesh.layout, COMPUTE[dtype]
     if reason := refusal(entry, config, layout) or layout.refusal(tokens):
+        raise ValueError(reason)
+    if reason := saving_refusal(entry, recompute) or saving_refusal(entry, activations):
         raise ValueError(reason)
     entry = replace(entry, tied=ties(entry, config))
     program = build_seeded(entry, config, seed).to(mesh.device)

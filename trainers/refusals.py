@@ -12,6 +12,11 @@ def fp16_refusal(entry: Entry, optimizer: str) -> str:
     return ""
 
 
+def saving_refusal(entry: Entry, way: str) -> str:
+    """Why an entry cannot keep less for backward by a way of train.recompute or train.activations; "" where it can."""
+    return entry.refusals.get(way, "")
+
+
 def compile_refusal(entry: Entry) -> str:
     """Why an entry cannot be compiled; "" where it can.
 

@@ -116,5 +116,9 @@ ENTRY = Entry(
     flops=flops,
     tensor=tensor,
     divides={"tensor": "common"},
-    refusals={"pipeline": "adapting differentiates by all parameters inside forward, so no stage could do with a part"},
+    refusals={
+        "pipeline": "adapting differentiates by all parameters inside forward, so no stage could do with a part",
+        "selective": "adapting goes back through the classifier twice, and torch allows it once; say full",
+        "int8": "the adapted weights are made of what the classifier keeps, so rounding it would change the loss",
+    },
 )

@@ -111,8 +111,8 @@ def apply(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def normalised(x: Tensor) -> Tensor:
-    """x [B, N, C, ...], each channel of each task with mean 0 and variance 1."""
-    dims = [1, *range(3, x.ndim)]
+    """x [B, N, C, ...] in fp32, each channel of each task with mean 0 and variance 1."""
+    x, dims = x.float(), [1, *range(3, x.ndim)]
     variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
     return (x - mean) * (variance + EPS).rsqrt()
 

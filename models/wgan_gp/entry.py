@@ -113,5 +113,9 @@ ENTRY = Entry(
     tensor=tensor,
     divides={"tensor": "width"},
     phases=PHASES,
-    refusals={"pipeline": "the gradient penalty differentiates the whole critic inside forward, so it cannot be cut"},
+    refusals={
+        "pipeline": "the gradient penalty differentiates the whole critic inside forward, so it cannot be cut",
+        "selective": "the gradient penalty goes back through the critic twice, and torch allows it once; say full",
+        "int8": "the gradient penalty is made of what the critic keeps, so rounding it would change the loss",
+    },
 )

@@ -130,6 +130,16 @@ def test_what_fits_gets_its_layout() -> None:
             "train.compile=true",
             "train.compile = true cannot be: uncut names no units to compile",
         ),
+        (
+            "model.name=wgan_gp model.preset= data.name=digits parallel.pipeline=1 parallel.shard=4 "
+            "train.recompute=selective",
+            'train.recompute = "selective" cannot be: the gradient penalty goes back through the critic twice',
+        ),
+        (
+            "model.name=maml model.preset= data.name=digits_few_shot parallel.pipeline=1 parallel.shard=4 "
+            "train.activations=int8",
+            'train.activations = "int8" cannot be: the adapted weights are made of what the classifier keeps',
+        ),
         ("train.dtype=fp16 optimizer.name=lbfgs", "lbfgs compares gradients of several evaluations"),
         ('optimizer.groups."embed.*".lr=-1', "lr = -1, expected a factor of the learning rate"),
         ('optimizer.groups."bmbed.*".lr=1', "optimizer.groups.'bmbed.*' fits no parameter; the first of 68 are embed"),

@@ -8,10 +8,15 @@ import torch
 from entries import TOLERANCE, check_differences, differences
 from learning import train
 from records import check_record
+from shardwright.cluster.call import RankFailure
+from shardwright.models.catalog import find
 from shardwright.models.draw import draw, keys, normal
 from shardwright.models.layers import collectives
 from shardwright.models.wgan_gp.entry import PRESETS, WGANGPConfig, parameters
 from shardwright.models.wgan_gp.model import WGANGP, Generator, penalty
+from shardwright.trainers.layout import Layout
+from shardwright.trainers.mesh import build_mesh
+from shardwright.trainers.parallelize import parallelize
 from shardwright.trainers.world import Worker
 from torch import Tensor, nn
 
@@ -146,6 +151,24 @@ def test_made_digits_come_near_real_ones(ranks: Callable[..., list[Any]]) -> Non
     assert found["last distance"] < 0.1 * found["average distance"] < 0.1 * found["first distance"], found
     assert found["last confusion"] < found["first confusion"] == 1.0, found
     assert abs(found["real distance"]) < 0.01, found
+
+
+def recomputed(worker: Worker, how: str) -> float:
+    """How far the critic's gradient is from that of a Program that keeps everything, relative to the largest one."""
+    entry, found = find("wgan_gp"), []
+    for recompute in ("none", how):
+        mesh = build_mesh(Layout(), worker.rank, worker.device)
+        sharded = parallelize(entry, TINY, mesh, seed=0, tokens=0, recompute=recompute)
+        sharded.run([batch()], phase="critic")
+        found.append({name: p.grad for name, p in sharded.parameters.items() if name.startswith("critic.")})
+    largest = max(float(x.abs().max()) for x in found[0].values())
+    return max(float((x - found[1][name]).abs().max()) for name, x in found[0].items()) / largest
+
+
+def test_a_penalty_can_be_recomputed_whole_but_not_in_parts(ranks: Callable[..., list[Any]]) -> None:
+    assert ranks(recomputed, 1, how="full")[0] <= TOLERANCE
+    with pytest.raises(RankFailure, match="goes back through the critic twice, and torch allows it once; say full"):
+        ranks(recomputed, 1, how="selective")
 
 
 def cut(worker: Worker, strategies: list[str]) -> dict[str, dict[str, float]] | None:
