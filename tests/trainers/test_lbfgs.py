@@ -26,7 +26,7 @@ OPTIONS = {"name": "lbfgs", "lr": 0.5, "history": 3, "iterations": 4}
 
 def entry() -> tuple[Any, Any]:
     found = find("mlp")
-    return found, configure(found, "", {"activation": "tanh", "dropout": 0.0})
+    return found, configure(found, "", {"hidden": (32, 32), "activation": "tanh", "dropout": 0.0})
 
 
 def ours(worker: Worker, strategy: str, fault: str = "") -> list[list[float]]:
