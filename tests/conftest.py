@@ -1,7 +1,8 @@
 """What do all tests share? One warm pool of ranks for the session; each call gets fresh processes and a deadline."""
 
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ def pytest_configure() -> None:
     """Hear Ctrl-C also where the suite runs in the background of a shell, which lets its children ignore it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+MISSING = ("not installed", "could not import")  # how the reason of a skip says that a component is missing
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A component that is missing skips its tests with the reason, and fails them where CI=true."""
+    report = yield
+    reason = str(report.longrepr)
+    if report.skipped and os.environ.get("CI") == "true" and any(words in reason for words in MISSING):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but nothing may be missing where CI=true: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")
